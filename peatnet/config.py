@@ -1,0 +1,121 @@
+"""What an operator can set: config.toml in the data directory, the environment, the command line.
+
+The later wins: defaults, then config.toml, then PEATNET_DATA_DIR (for the directory alone), then what the
+caller passes. docs/configuration.md describes each key.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from peatnet.errors import ConfigError
+
+# A config.toml is written by hand; one larger than this is something else.
+MAX_CONFIG_BYTES = 256 * 1024
+
+DEFAULT_PORT = 7411
+
+Address = Annotated[str, Field(min_length=1, max_length=512)]
+PeerIdText = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class FetchPolicy(StrEnum):
+    """Which trusted models a node fetches by itself."""
+
+    ALL = "all"
+    FITTING = "fitting"
+    NONE = "none"
+
+
+class HardwareConfig(BaseModel):
+    """What this machine has, where it cannot be found out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vram_mb: int = Field(default=0, ge=0, le=16 * 1024 * 1024)
+
+
+class Config(BaseModel):
+    """One node's settings. Sizes are in bytes, times in seconds.
+
+    Build it with :func:`load_config`, which reads config.toml; the constructor takes the keys as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Path
+    listen: list[Address] = Field(
+        default_factory=lambda: [f"/ip4/0.0.0.0/tcp/{DEFAULT_PORT}"], min_length=1, max_length=16
+    )
+    peers: list[Address] = Field(default_factory=list, max_length=256)
+    mdns: bool = True
+    trusted_publishers: list[PeerIdText] = Field(default_factory=list, max_length=4096)
+    fetch: FetchPolicy = FetchPolicy.FITTING
+    quota_bytes: int | None = Field(default=None, ge=0)
+    free_floor_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
+    give_up_after_s: float = Field(default=30.0, gt=0)
+    http_fallback_after_s: float = Field(default=5.0, ge=0)
+    hardware: HardwareConfig = Field(default_factory=HardwareConfig)
+
+
+def default_data_dir() -> Path:
+    """PEATNET_DATA_DIR, else peatnet's folder under XDG_DATA_HOME (the XDG base directory standard)."""
+    if chosen := os.environ.get("PEATNET_DATA_DIR"):
+        return Path(chosen)
+    if base := os.environ.get("XDG_DATA_HOME"):
+        return Path(base) / "peatnet"
+    return Path.home() / ".local" / "share" / "peatnet"
+
+
+def load_config(data_dir: Path | None = None, **overrides: Any) -> Config:
+    """The settings for one data directory.
+
+    Args:
+        data_dir: the data directory, or None for the default one.
+        overrides: keys of :class:`Config`; None means "not given".
+
+    Raises:
+        ConfigError: config.toml cannot be read, or a key is unknown or has a value that cannot be used.
+    """
+    directory = (data_dir or default_data_dir()).expanduser().absolute()
+    path = directory / "config.toml"
+    settings: dict[str, Any] = _read_toml(path)
+    if "data_dir" in settings:
+        raise ConfigError(
+            f"{path}: data_dir cannot be set here",
+            hint="use --data-dir or PEATNET_DATA_DIR",
+        )
+    settings |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return Config(data_dir=directory, **settings)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{path}: {key}: {first['msg']}",
+            hint="docs/configuration.md lists every key and its values",
+        ) from exc
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        return {}
+    except NotADirectoryError:
+        return {}  # opening the data directory says this better
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        return tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: not valid TOML: {exc}") from exc

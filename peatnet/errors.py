@@ -1,0 +1,179 @@
+"""Every error that peatnet raises on purpose, its slug, and the exit code it ends a command with.
+
+An error says what happened and where (its message) and what to do about it (its hint). The slug is the
+stable name that scripts and the control API use; the exit code is what ``peatnet`` ends with. Codes are
+never reused; docs/exit-codes.md lists them and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PeatnetError(Exception):
+    """The base of all errors that peatnet raises on purpose.
+
+    Args:
+        message: what happened, and where; one line, no full stop needed.
+        hint: what the reader can do about it; one line, or None where there is nothing to say.
+    """
+
+    slug: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(PeatnetError):
+    """The command or the call was put together wrongly."""
+
+    slug = "usage"
+    exit_code = 2
+
+
+class ConfigError(PeatnetError):
+    """config.toml or an environment variable holds something that cannot be used."""
+
+    slug = "config"
+    exit_code = 10
+
+
+class InvalidManifest(PeatnetError):
+    """A manifest, or a part of one, breaks a rule; the message names the field."""
+
+    slug = "invalid-manifest"
+    exit_code = 11
+
+
+class NotFound(PeatnetError):
+    """There is no such model, blob, file or peer here."""
+
+    slug = "not-found"
+    exit_code = 12
+
+
+class Ambiguous(PeatnetError):
+    """A shortened hash or a model name fits more than one thing."""
+
+    slug = "ambiguous"
+    exit_code = 13
+
+
+class AlreadyExists(PeatnetError):
+    """Something is there already and would have been overwritten."""
+
+    slug = "already-exists"
+    exit_code = 14
+
+
+class IntegrityError(PeatnetError):
+    """Bytes are not what their hash, size or chunk table says they are."""
+
+    slug = "integrity"
+    exit_code = 15
+
+
+class SignatureError(PeatnetError):
+    """A record's signature does not verify."""
+
+    slug = "signature"
+    exit_code = 16
+
+
+class UntrustedPublisher(PeatnetError):
+    """The publisher of a record is not among the trusted ones."""
+
+    slug = "untrusted-publisher"
+    exit_code = 17
+
+
+class StaleRecord(PeatnetError):
+    """A record is older than one that is known already."""
+
+    slug = "stale-record"
+    exit_code = 18
+
+
+class NoSource(PeatnetError):
+    """No peer and no server delivered the bytes."""
+
+    slug = "no-source"
+    exit_code = 19
+
+
+class HttpSourceError(NoSource):
+    """The HTTP server behind a download_url answered with something that is not the blob."""
+
+    slug = "http-source"
+    exit_code = 20
+
+
+class DiskFull(PeatnetError):
+    """The quota, the free-space floor or the file system leaves no room."""
+
+    slug = "disk-full"
+    exit_code = 21
+
+
+class StorageError(PeatnetError):
+    """The operating system refused a file operation in the data directory."""
+
+    slug = "storage"
+    exit_code = 22
+
+
+class DataDirLocked(PeatnetError):
+    """Another node runs on the same data directory."""
+
+    slug = "data-dir-locked"
+    exit_code = 23
+
+
+class ListenError(PeatnetError):
+    """A listening address cannot be had: in use, not this machine's, or not permitted."""
+
+    slug = "listen"
+    exit_code = 24
+
+
+class NodeUnreachable(PeatnetError):
+    """The running node does not answer on its control socket."""
+
+    slug = "node-unreachable"
+    exit_code = 25
+
+
+class InUse(PeatnetError):
+    """The thing is pinned, being fetched or being served, and cannot be removed now."""
+
+    slug = "in-use"
+    exit_code = 26
+
+
+class RemoteProtocolError(PeatnetError):
+    """Another machine sent something that breaks the protocol."""
+
+    slug = "remote-protocol"
+    exit_code = 27
+
+
+class LocalProtocolError(PeatnetError):
+    """Our own code used a protocol object wrongly: a bug in peatnet."""
+
+    slug = "local-protocol"
+    exit_code = 28
+
+
+def _all_classes(base: type[PeatnetError]) -> list[type[PeatnetError]]:
+    found = [base]
+    for child in base.__subclasses__():
+        found.extend(_all_classes(child))
+    return found
+
+
+def error_classes() -> dict[str, type[PeatnetError]]:
+    """All error classes by slug, the base included."""
+    return {cls.slug: cls for cls in _all_classes(PeatnetError)}
