@@ -1,0 +1,64 @@
+"""When the HTTP tier may be asked: a gate that peers hold shut as long as they deliver."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from peatnet.swarm.events import Tier
+
+if TYPE_CHECKING:
+    from peatnet.swarm.settings import SwarmSettings
+
+
+class Gate(Enum):
+    """What HTTP sources may be asked for."""
+
+    SHUT = auto()  # nothing
+    GAPS = auto()  # chunks that no living peer has
+    OPEN = auto()  # anything
+
+
+class Fallback:
+    """The gate of one download. Times are seconds on the caller's clock.
+
+    It opens fully when no peer has delivered for `fallback_after`, and for the gaps when the set of peers, or
+    what one says it has, has been the same for as long. A delivery shuts it again.
+    """
+
+    __slots__ = ("_changed", "_delivered", "_settings")
+
+    def __init__(self, settings: SwarmSettings, start: float) -> None:
+        self._settings = settings
+        self._delivered = start
+        self._changed = start
+
+    def peer_delivered(self, now: float) -> None:
+        """A peer delivered a chunk."""
+        self._delivered = now
+
+    def peers_changed(self, now: float) -> None:
+        """A peer came, went, or has other chunks than it said."""
+        self._changed = now
+
+    def gate(self, now: float) -> Gate:
+        """What HTTP may be asked for at `now`."""
+        if Tier.HTTP not in self._settings.tiers:
+            return Gate.SHUT
+        if Tier.PEER not in self._settings.tiers:
+            return Gate.OPEN
+        if now >= self._delivered + self._settings.fallback_after:
+            return Gate.OPEN
+        if now >= self._changed + self._settings.fallback_after:
+            return Gate.GAPS
+        return Gate.SHUT
+
+    def next_change(self, now: float) -> float | None:
+        """When the gate opens further if nothing happens; None if it never does."""
+        if self._settings.tiers != frozenset(Tier):
+            return None
+        times = (
+            self._delivered + self._settings.fallback_after,
+            self._changed + self._settings.fallback_after,
+        )
+        return min((time for time in times if time > now), default=None)

@@ -1,0 +1,135 @@
+"""Which chunk to ask of a source that has room for one more request.
+
+In this order: the rarest wanted chunk that it has and did not fail before, at random among equals; a chunk
+it did fail, once nobody else is left to try; and in the *endgame*, when nothing obtainable is wanted any
+more, a chunk that is out to another source and would come sooner from this one.
+
+"Sooner" is judged by pace. A request at position p of a source's queue is expected p+1 chunk times after the
+source last delivered; when that passed by more than a chunk time the expectation was wrong, and as long
+again as it has been out already is the better one. So the endgame takes from the ends of long queues first,
+and does not double what is just about to arrive.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from peatnet.swarm.availability import PLAN_SHARE, choose, mask_of
+from peatnet.swarm.board import MAX_ASKED, Board
+from peatnet.swarm.events import Tier
+from peatnet.swarm.fallback import Gate
+from peatnet.swarm.sources import Life, Source
+
+if TYPE_CHECKING:
+    import random
+
+
+class Picker:
+    """Chooses chunks on one board.
+
+    Args:
+        board: the board; only looked at.
+        tiers: the kinds of source that may be asked at all.
+        rng: breaks ties.
+    """
+
+    def __init__(self, board: Board, tiers: frozenset[Tier], rng: random.Random) -> None:
+        self._board = board
+        self._tiers = tiers
+        self._rng = rng
+        self._ahead = 1 + board.n_chunks // PLAN_SHARE
+        self.gate = Gate.SHUT
+        # When a second request may begin to make sense, as far as the picks since it was last reset saw.
+        self.look_again = math.inf
+
+    def may_ask(self, source: Source) -> bool:
+        """Whether the source may be asked for anything, as far as its life and tier go."""
+        if source.life is not Life.ALIVE or source.tier not in self._tiers:
+            return False
+        return source.tier is Tier.PEER or self.gate is not Gate.SHUT
+
+    def can_serve(self, source: Source, index: int) -> bool:
+        """Whether the source may be asked for this chunk, and did not fail it before."""
+        return (
+            index in source.has
+            and index not in source.avoid
+            and self.may_ask(source)
+            and not (self._gaps_only(source) and self._board.rarity.count(index))
+        )
+
+    def elsewhere(self, index: int, source: Source) -> bool:
+        """Whether some other source that is not asked for the chunk yet could serve it."""
+        return any(
+            other is not source and index not in other.out and self.can_serve(other, index)
+            for other in self._board.alive()
+        )
+
+    def endgame(self) -> bool:
+        """Whether all that is wanted is out of reach, so that only what is out already can be asked again."""
+        wanted = self._board.wanted
+        if not wanted.count:
+            return True
+        reach = self._board.rarity.held() if Tier.PEER in self._tiers else 0
+        for source in self._board.alive():
+            if source.tier is Tier.HTTP and self.may_ask(source):
+                reach |= source.has.mask
+        return not wanted.mask & reach
+
+    def pick(self, source: Source, now: float) -> int | None:
+        """The next chunk for a source that `may_ask` allows; None if there is none for it now."""
+        while source.plan:
+            planned = source.plan.pop()
+            if planned in self._board.wanted and self.can_serve(source, planned):
+                return planned
+        candidates = self._board.wanted.mask & source.has.mask
+        if self._gaps_only(source):
+            candidates ^= candidates & self._board.rarity.held()
+        if source.avoid:
+            candidates ^= candidates & mask_of(source.avoid, self._board.n_chunks)
+        if candidates:
+            found = choose(self._board.rarity.rarest(candidates), self._ahead, self._rng)
+            source.plan = found[:0:-1]
+            return found[0]
+        again = self._failed_before(source)
+        if again is None and self.endgame():
+            return self._second(source, now)
+        return again
+
+    def _gaps_only(self, source: Source) -> bool:
+        return source.tier is Tier.HTTP and self.gate is Gate.GAPS
+
+    def _failed_before(self, source: Source) -> int | None:
+        """A wanted chunk that the source failed, when nobody is left who did not."""
+        for index in source.avoid:
+            if index in self._board.wanted and not self.elsewhere(index, source):
+                source.avoid.discard(index)
+                if self.can_serve(source, index):
+                    return index
+                source.avoid.add(index)
+        return None
+
+    def _second(self, source: Source, now: float) -> int | None:
+        """The chunk with the longest wait before it elsewhere, if it would come sooner from this source."""
+        best: int | None = None
+        longest = 0.0
+        ready = source.ready_in()
+        for other in self._board.alive():
+            if other is source or not other.out:
+                continue
+            step = other.pace.chunk_time
+            oldest = next(iter(other.out.values())).asked
+            eta = max(other.pace.last_delivery, oldest)
+            for index, ask in other.out.items():
+                eta += step
+                due = max(eta + step, ask.asked + ready)
+                wait = now - ask.asked if now >= due else eta - now
+                if wait <= longest and now >= due:
+                    continue
+                if len(self._board.asked[index]) == MAX_ASKED or not self.can_serve(source, index):
+                    continue
+                if now < due and wait <= ready:
+                    self.look_again = min(self.look_again, due)
+                elif wait > longest:
+                    best, longest = index, wait
+        return best

@@ -1,0 +1,68 @@
+"""The knobs of a swarm, with the values that suit chunks of about a MiB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peatnet.errors import LocalProtocolError
+from peatnet.swarm.events import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmSettings:
+    """How one download behaves. All times are seconds.
+
+    Args:
+        tiers: which kinds of source may be asked at all; with HTTP alone there is no waiting for peers.
+        fallback_after: how long peers may deliver nothing, or lack a chunk, before HTTP is asked.
+        timeout_min: no request is given up sooner.
+        timeout_max: no request is waited for longer while another source could deliver the chunk.
+        timeout_first: what the first request to an unmeasured source gets; each one queued behind adds as much.
+        timeout_slack: a request gets this many times what the source's pace makes us expect.
+        extensions: how often a request that nobody else could take over is given more time, twice as much
+            each time, before it counts as failed.
+        guess: what a chunk from an unmeasured source is supposed to take.
+        horizon: how much work a source may have queued; slower sources get fewer requests.
+        first_window: the most requests to a source that has delivered nothing yet.
+        max_strikes: failures in a row after which a source is dropped.
+        rest: the pause of a source after its second failure in a row; doubles with each further one.
+    """
+
+    tiers: frozenset[Tier] = frozenset(Tier)
+    fallback_after: float = 5.0
+    timeout_min: float = 5.0
+    timeout_max: float = 60.0
+    timeout_first: float = 15.0
+    timeout_slack: float = 4.0
+    extensions: int = 3
+    guess: float = 1.0
+    horizon: float = 2.0
+    first_window: int = 4
+    max_strikes: int = 5
+    rest: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse values with which no download could work.
+
+        Raises:
+            LocalProtocolError: naming the value.
+        """
+        if not self.tiers:
+            raise LocalProtocolError("swarm settings: tiers is empty, so no source could be asked")
+        for name in (
+            "timeout_min",
+            "timeout_slack",
+            "guess",
+            "horizon",
+            "first_window",
+            "max_strikes",
+        ):
+            if getattr(self, name) <= 0:
+                raise LocalProtocolError(f"swarm settings: {name} must be above 0")
+        for name in ("fallback_after", "extensions", "rest"):
+            if getattr(self, name) < 0:
+                raise LocalProtocolError(f"swarm settings: {name} must not be negative")
+        if not self.timeout_min <= self.timeout_first <= self.timeout_max:
+            raise LocalProtocolError(
+                "swarm settings: timeout_min <= timeout_first <= timeout_max is needed"
+            )

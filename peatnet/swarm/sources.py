@@ -1,0 +1,171 @@
+"""One source of one download: its life, what it has, what is out to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from peatnet.errors import LocalProtocolError
+from peatnet.swarm.availability import ChunkSet
+from peatnet.swarm.events import Tier
+from peatnet.swarm.timing import Pace
+
+if TYPE_CHECKING:
+    from peatnet.swarm.settings import SwarmSettings
+
+
+class Life(Enum):
+    """Where a source is in its life. Only an ALIVE one is asked for anything."""
+
+    NEW = auto()
+    ALIVE = auto()
+    LOST = auto()
+    DROPPED = auto()
+    BANNED = auto()
+
+
+class Turn(Enum):
+    """What can happen to a source's life."""
+
+    JOINED = auto()
+    LOST = auto()
+    STRUCK_OUT = auto()
+    CORRUPT = auto()
+
+
+# Every legal transition. What is not here is misuse by our caller. A source that the swarm itself let go of
+# may still be reported lost, or corrupt, by an engine that has not caught up: so those rows exist.
+TRANSITIONS: dict[tuple[Life, Turn], Life] = {
+    (Life.NEW, Turn.JOINED): Life.ALIVE,
+    (Life.LOST, Turn.JOINED): Life.ALIVE,
+    (Life.DROPPED, Turn.JOINED): Life.ALIVE,
+    (Life.BANNED, Turn.JOINED): Life.BANNED,  # answered with another Ban
+    (Life.ALIVE, Turn.LOST): Life.LOST,
+    (Life.LOST, Turn.LOST): Life.LOST,
+    (Life.DROPPED, Turn.LOST): Life.DROPPED,
+    (Life.BANNED, Turn.LOST): Life.BANNED,
+    (Life.ALIVE, Turn.STRUCK_OUT): Life.DROPPED,
+    (Life.ALIVE, Turn.CORRUPT): Life.BANNED,
+    (Life.LOST, Turn.CORRUPT): Life.BANNED,
+    (Life.DROPPED, Turn.CORRUPT): Life.BANNED,
+    (Life.BANNED, Turn.CORRUPT): Life.BANNED,
+}
+
+
+@dataclass(slots=True)
+class Ask:
+    """A request that is out: when it was made, when it is overdue, how often that was put off."""
+
+    asked: float
+    deadline: float
+    extended: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """What is known of one source, for progress display.
+
+    Args:
+        name: as it joined.
+        tier: peer or HTTP.
+        life: whether it is alive, and if not, why.
+        delivered: bytes it delivered that were new, over all its lives.
+        chunks: how many chunks it has.
+        out: requests out to it.
+        window: the most it may have out now.
+        rate: bytes a second, smoothed; None before its first delivery.
+    """
+
+    name: str
+    tier: Tier
+    life: Life
+    delivered: int
+    chunks: int
+    out: int
+    window: int
+    rate: float | None
+
+
+class Source:
+    """The state of one source. `Swarm` is its only user.
+
+    Invariants: `out` is empty unless alive; `strikes` counts failures since the last delivery; `avoid` holds
+    the chunks that it failed and has not been asked for again.
+    """
+
+    __slots__ = (
+        "avoid",
+        "epoch",
+        "has",
+        "life",
+        "name",
+        "out",
+        "pace",
+        "pipeline",
+        "plan",
+        "rest_until",
+        "strikes",
+        "tier",
+    )
+
+    def __init__(self, name: str, n_chunks: int) -> None:
+        self.name = name
+        self.life = Life.NEW
+        self.tier = Tier.PEER
+        self.pipeline = 1
+        self.has = ChunkSet(n_chunks)
+        self.out: dict[int, Ask] = {}  # in the order they were asked
+        self.avoid: set[int] = set()
+        self.plan: list[int] = []
+        self.strikes = 0
+        self.rest_until = -math.inf
+        self.epoch = -1  # the swarm's epoch in which nothing could be found for it to do
+
+    def turn(self, turn: Turn) -> bool:
+        """Go through `TRANSITIONS`.
+
+        Returns:
+            Whether its life changed.
+
+        Raises:
+            LocalProtocolError: if there is no such transition.
+        """
+        before = self.life
+        after = TRANSITIONS.get((before, turn))
+        if after is None:
+            raise LocalProtocolError(
+                f"swarm: source {self.name!r} is {before.name}, it cannot be {turn.name}"
+            )
+        self.life = after
+        return after is not before
+
+    def begin(self, tier: Tier, pipeline: int, settings: SwarmSettings) -> None:
+        """Start a life: nothing is remembered of an earlier one."""
+        self.tier = tier
+        self.pipeline = pipeline
+        self.pace = Pace(settings)
+        self.strikes = 0
+        self.rest_until = -math.inf
+        self.epoch = -1
+
+    def end(self) -> None:
+        """Forget what it had and what was out to it."""
+        self.has = ChunkSet(self.has.n)
+        self.out = {}
+        self.avoid = set()
+        self.plan = []
+
+    @property
+    def window(self) -> int:
+        """How many requests it may have out now: one after a failure, until it delivers again."""
+        return 1 if self.strikes else self.pace.window(self.pipeline)
+
+    def idle(self, now: float) -> bool:
+        """Whether it may be asked for something more."""
+        return self.life is Life.ALIVE and now >= self.rest_until and len(self.out) < self.window
+
+    def ready_in(self) -> float:
+        """Seconds that one more chunk, queued behind what is out, is expected to take."""
+        return (len(self.out) + 1) * self.pace.chunk_time
