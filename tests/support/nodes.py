@@ -8,19 +8,17 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import httpx
 
 from support.waiting import wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 5.0  # what `peatnet up` promises
 CLI_TIMEOUT = 60.0
+SUPPORT = Path(__file__).resolve().parent
 LOG_TAIL = 6_000
 
 
@@ -33,6 +31,13 @@ def environment(data_dir: Path) -> dict[str, str]:
     env["NO_COLOR"] = "1"
     env.pop("XDG_DATA_HOME", None)
     return env
+
+
+def program_of(rogue: dict[str, Any] | None) -> tuple[list[str], dict[str, str]]:
+    """What the interpreter runs, and with which environment: peatnet, or peatnet with faults."""
+    if rogue is None:
+        return ["-m", "peatnet"], {}
+    return [str(SUPPORT / "rogue_node.py")], {"ROGUE": json.dumps(rogue)}
 
 
 @dataclass
@@ -60,13 +65,24 @@ class Ran:
 
 
 def peatnet(
-    data_dir: Path, *arguments: str | Path, timeout: float = CLI_TIMEOUT, prefix: Sequence[str] = ()
+    data_dir: Path,
+    *arguments: str | Path,
+    timeout: float = CLI_TIMEOUT,
+    rogue: dict[str, Any] | None = None,
 ) -> Ran:
-    """Runs one `peatnet` command on a data directory to its end."""
+    """Runs one `peatnet` command on a data directory to its end.
+
+    Args:
+        data_dir: the data directory.
+        arguments: the verb and its arguments.
+        timeout: seconds after which the test fails.
+        rogue: faults to build in, see support/rogue_node.py.
+    """
     words = [str(word) for word in arguments]
+    program, extra = program_of(rogue)
     done = subprocess.run(
-        [*prefix, sys.executable, "-m", "peatnet", *words],
-        env=environment(data_dir),
+        [sys.executable, *program, *words],
+        env=environment(data_dir) | extra,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -74,6 +90,12 @@ def peatnet(
         stdin=subprocess.DEVNULL,
     )
     return Ran(words, done.returncode, done.stdout, done.stderr)
+
+
+class Killable(Protocol):
+    """A process that `Cluster.close` can end."""
+
+    def kill(self) -> None: ...
 
 
 class Child:
@@ -154,30 +176,22 @@ class Node:
     child: Child | None = None
     peer_id: str = ""
     addrs: list[str] = field(default_factory=list)
-    last_options: tuple[str, ...] = ()
 
     # -- life ---------------------------------------------------------------------------------
 
-    def up(
-        self,
-        *options: str,
-        program: Sequence[str] = ("-m", "peatnet"),
-        ready: bool = True,
-        **env: str,
-    ) -> Node:
+    def up(self, *options: str, rogue: dict[str, Any] | None = None, ready: bool = True) -> Node:
         """Starts `peatnet up` on a free port of the loopback and waits until it is ready.
 
         Args:
             options: further options; `--listen` and `--no-mdns` are given.
-            program: what the interpreter runs instead of `-m peatnet`.
+            rogue: faults to build in, see support/rogue_node.py.
             ready: False: do not wait.
-            env: further environment variables.
         """
         assert self.child is None or not self.child.alive, f"{self.name} is up already"
         listen = () if "--listen" in options else ("--listen", "/ip4/127.0.0.1/tcp/0")
-        self.last_options = options
+        program, extra = program_of(rogue)
         command = [sys.executable, *program, "up", *listen, "--no-mdns", *options]
-        self.child = Child(self.name, command, environment(self.data_dir) | env, self.log_dir)
+        self.child = Child(self.name, command, environment(self.data_dir) | extra, self.log_dir)
         if ready:
             self.wait_ready()
         return self
@@ -307,7 +321,7 @@ class Cluster:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.nodes: dict[str, Node] = {}
-        self.children: list[Child] = []
+        self.others: list[Killable] = []
 
     def node(self, name: str, data_dir: Path | None = None) -> Node:
         """A node of this name, not started."""
@@ -320,12 +334,9 @@ class Cluster:
         """A node of this name, started and ready."""
         return self.node(name).up(*options, **kwargs)
 
-    def program(self, name: str, *command: str, data_dir: Path | None = None) -> Child:
-        """Another Python program, such as a hostile peer."""
-        env = environment(data_dir or self.root / name)
-        child = Child(name, [sys.executable, *command], env, self.root / "logs")
-        self.children.append(child)
-        return child
+    def own(self, child: Killable) -> None:
+        """Has a further process killed when the test is over."""
+        self.others.append(child)
 
     def logs(self) -> dict[str, str]:
         """The end of each log, by name, for the report of a failed test."""
@@ -338,5 +349,5 @@ class Cluster:
     def close(self) -> None:
         """Kills everything that is still running, each by its own process id."""
         children = [node.child for node in self.nodes.values() if node.child is not None]
-        for child in [*children, *self.children]:
+        for child in [*children, *self.others]:
             child.kill()
