@@ -138,7 +138,7 @@ class PeerId(str):
     @property
     def public_key(self) -> PublicKey:
         """The key inside the id."""
-        return PublicKey.decode(self.to_bytes()[len(_MULTIHASH_PREFIX) :])
+        return _key_of(self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """The id's binary form: the 38 bytes of the multihash."""
@@ -150,13 +150,17 @@ def _check_peer_id(text: str) -> None:
     if len(text) != _PEER_ID_CHARS:
         raise UsageError(f"a peer id has {_PEER_ID_CHARS} characters, not {len(text)}", hint=hint)
     try:
-        data = base58_decode(text)
-        key = PublicKey.decode(data.removeprefix(_MULTIHASH_PREFIX))
+        key = _key_of(base58_decode(text))
     except (UsageError, RemoteProtocolError) as exc:
         raise UsageError(f"not a peer id: {text!a}: {exc.message}", hint=hint) from exc
-    # The prefix may have been missing altogether, so the way back is checked rather than the way there.
-    if PeerId.from_public_key(key) != text or not _on_curve(key.raw):
+    if not _on_curve(key.raw):
         raise UsageError(f"not a peer id: {text!a}: no such key exists", hint=hint)
+
+
+def _key_of(multihash: bytes) -> PublicKey:
+    if not multihash.startswith(_MULTIHASH_PREFIX):
+        raise RemoteProtocolError("it does not hold an Ed25519 key")
+    return PublicKey.decode(multihash[len(_MULTIHASH_PREFIX) :])
 
 
 class KeyPair:

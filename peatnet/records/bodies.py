@@ -1,0 +1,133 @@
+"""What the bodies of records say, read against the record's own key.
+
+A signature only says who wrote a record. A body that is about another thing than the record's key would put
+one model's manifest into another model's slot, so every decoder compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from peatnet.errors import InvalidManifest, LocalProtocolError
+from peatnet.models import ModelManifest, ModelUpdateCommand
+from peatnet.records.record import Record, RecordType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_REASON = 500  # characters
+MAX_BODY = 48 * 1024  # bytes, as for a manifest
+
+
+class Withdrawal(BaseModel):
+    """A publisher's word that a model version is not to be used any more.
+
+    Args:
+        model_id: the model.
+        version: the version of it that is withdrawn.
+        reason: why, for people to read; may be empty.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    model_id: str
+    version: str
+    reason: Annotated[str, Field(max_length=MAX_REASON)] = ""
+
+    @property
+    def key(self) -> str:
+        """The key of the record, which is the key of the manifest that is withdrawn."""
+        return f"{self.model_id}@{self.version}"
+
+    def to_json(self) -> str:
+        """Compact JSON."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a withdrawal; unknown fields are ignored.
+
+        Raises:
+            InvalidManifest: too large, not JSON, or a field is missing or ill-typed.
+        """
+        if len(text) > MAX_BODY:
+            raise InvalidManifest(
+                f"a withdrawal has {len(text)} bytes, at most {MAX_BODY} are allowed"
+            )
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as exc:
+            first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "its JSON"
+            raise InvalidManifest(f"a withdrawal breaks a rule: {where}: {first['msg']}") from exc
+
+
+def decode_manifest(record: Record) -> ModelManifest:
+    """The manifest in a record.
+
+    Raises:
+        InvalidManifest: the body is no valid manifest, or one of another model or version than the key says.
+        LocalProtocolError: the record is of another type.
+    """
+    _expect(record, RecordType.MANIFEST)
+    manifest = ModelManifest.from_json(record.body)
+    _same_key(record, manifest.key)
+    return manifest
+
+
+def decode_withdrawal(record: Record) -> Withdrawal:
+    """The withdrawal in a record.
+
+    Raises:
+        InvalidManifest: the body is no valid withdrawal, or one of something else than the key says.
+        LocalProtocolError: the record is of another type.
+    """
+    _expect(record, RecordType.WITHDRAWAL)
+    withdrawal = Withdrawal.from_json(record.body)
+    _same_key(record, withdrawal.key)
+    return withdrawal
+
+
+def decode_command(record: Record) -> ModelUpdateCommand:
+    """The update command in a record.
+
+    Raises:
+        InvalidManifest: the body is no valid command, or its command_id is not the record's key.
+        LocalProtocolError: the record is of another type.
+    """
+    _expect(record, RecordType.COMMAND)
+    command = ModelUpdateCommand.from_json(record.body)
+    _same_key(record, str(command.command_id))
+    return command
+
+
+def check_body(record: Record) -> None:
+    """Check the body of a record of any type, as a gossip validator wants it; statuses are not looked at.
+
+    Raises:
+        InvalidManifest: see the decoders.
+    """
+    decode = _DECODERS.get(record.type)
+    if decode is not None:
+        decode(record)
+
+
+_DECODERS: dict[RecordType, Callable[[Record], object]] = {
+    RecordType.MANIFEST: decode_manifest,
+    RecordType.WITHDRAWAL: decode_withdrawal,
+    RecordType.COMMAND: decode_command,
+}
+
+
+def _expect(record: Record, record_type: RecordType) -> None:
+    if record.type is not record_type:
+        raise LocalProtocolError(f"a {record.type} record was decoded as a {record_type}")
+
+
+def _same_key(record: Record, key: str) -> None:
+    if key != record.key:
+        raise InvalidManifest(
+            f"a {record.type} record is filed under {record.key!a}, its body is about {key[:300]!a}"
+        )
