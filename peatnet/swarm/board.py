@@ -14,12 +14,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peatnet.errors import LocalProtocolError
-from peatnet.swarm.availability import ChunkSet, Rarity, bits_of, mask_of
+from peatnet.swarm.availability import ChunkSet, Rarity, mask_of
 from peatnet.swarm.events import Tier
-from peatnet.swarm.sources import Ask, Life, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from peatnet.swarm.sources import Ask, Source
 
 MAX_ASKED = 2
 
@@ -34,6 +35,7 @@ class Board:
         self.asked: dict[int, list[Source]] = {}
         self.rarity = Rarity()
         self.sources: dict[str, Source] = {}
+        self.living: dict[str, Source] = {}
         # Grows whenever a source that found nothing to do might find something if it looked again.
         self.epoch = 0
 
@@ -57,9 +59,10 @@ class Board:
         if not 0 <= index < self.n_chunks:
             raise LocalProtocolError(f"swarm: chunk {index} of {self.n_chunks}")
 
-    def alive(self) -> Iterable[Source]:
-        """The sources that are alive."""
-        return (source for source in self.sources.values() if source.life is Life.ALIVE)
+    def join(self, source: Source) -> None:
+        """A source that begins a life takes part."""
+        self.sources[source.name] = source
+        self.living[source.name] = source
 
     def ask(self, source: Source, index: int, ask: Ask) -> None:
         """A request goes out."""
@@ -118,6 +121,7 @@ class Board:
 
     def release(self, source: Source) -> None:
         """A source's life ended: forget what it had, and want again what was asked of it alone."""
+        del self.living[source.name]
         for index in list(source.out):
             self.retire(source, index)
         if source.tier is Tier.PEER:
@@ -125,10 +129,10 @@ class Board:
         source.end()
         self.epoch += 1
 
+    def full(self) -> ChunkSet:
+        """The set of all chunks."""
+        return ChunkSet(self.n_chunks, (1 << self.n_chunks) - 1)
+
     def lapsed(self, source: Source) -> list[int]:
         """The chunks asked of a source that it no longer has."""
         return [index for index in source.out if index not in source.has]
-
-    def missing(self) -> Iterable[int]:
-        """Chunks that are not there, ascending; meant for small blobs and for tests."""
-        return bits_of(((1 << self.n_chunks) - 1) ^ self.have.mask)

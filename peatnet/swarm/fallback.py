@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,15 @@ class Fallback:
 
     __slots__ = ("_changed", "_delivered", "_settings")
 
-    def __init__(self, settings: SwarmSettings, start: float) -> None:
+    def __init__(self, settings: SwarmSettings) -> None:
         self._settings = settings
-        self._delivered = start
-        self._changed = start
+        self._delivered = -math.inf
+        self._changed = -math.inf
+
+    def begin(self, now: float) -> None:
+        """The download begins; said again, it changes nothing."""
+        if self._delivered == -math.inf:
+            self._delivered = self._changed = now
 
     def peer_delivered(self, now: float) -> None:
         """A peer delivered a chunk."""
@@ -53,12 +59,10 @@ class Fallback:
             return Gate.GAPS
         return Gate.SHUT
 
-    def next_change(self, now: float) -> float | None:
-        """When the gate opens further if nothing happens; None if it never does."""
+    def next_change(self, now: float) -> float:
+        """When the gate opens further if nothing happens; infinity if it never does."""
         if self._settings.tiers != frozenset(Tier):
-            return None
-        times = (
-            self._delivered + self._settings.fallback_after,
-            self._changed + self._settings.fallback_after,
-        )
-        return min((time for time in times if time > now), default=None)
+            return math.inf
+        grace = self._settings.fallback_after
+        times = (self._delivered + grace, self._changed + grace)
+        return min((time for time in times if time > now), default=math.inf)

@@ -19,10 +19,11 @@ from peatnet.swarm.availability import PLAN_SHARE, choose, mask_of
 from peatnet.swarm.board import MAX_ASKED, Board
 from peatnet.swarm.events import Tier
 from peatnet.swarm.fallback import Gate
-from peatnet.swarm.sources import Life, Source
 
 if TYPE_CHECKING:
     import random
+
+    from peatnet.swarm.sources import Source
 
 
 class Picker:
@@ -40,14 +41,13 @@ class Picker:
         self._rng = rng
         self._ahead = 1 + board.n_chunks // PLAN_SHARE
         self.gate = Gate.SHUT
-        # When a second request may begin to make sense, as far as the picks since it was last reset saw.
-        self.look_again = math.inf
+        self._look_again = math.inf
 
     def may_ask(self, source: Source) -> bool:
-        """Whether the source may be asked for anything, as far as its life and tier go."""
-        if source.life is not Life.ALIVE or source.tier not in self._tiers:
-            return False
-        return source.tier is Tier.PEER or self.gate is not Gate.SHUT
+        """Whether a living source may be asked for anything, as far as its tier goes."""
+        if source.tier is Tier.PEER:
+            return Tier.PEER in self._tiers
+        return self.gate is not Gate.SHUT
 
     def can_serve(self, source: Source, index: int) -> bool:
         """Whether the source may be asked for this chunk, and did not fail it before."""
@@ -62,7 +62,7 @@ class Picker:
         """Whether some other source that is not asked for the chunk yet could serve it."""
         return any(
             other is not source and index not in other.out and self.can_serve(other, index)
-            for other in self._board.alive()
+            for other in self._board.living.values()
         )
 
     def endgame(self) -> bool:
@@ -71,7 +71,7 @@ class Picker:
         if not wanted.count:
             return True
         reach = self._board.rarity.held() if Tier.PEER in self._tiers else 0
-        for source in self._board.alive():
+        for source in self._board.living.values():
             if source.tier is Tier.HTTP and self.may_ask(source):
                 reach |= source.has.mask
         return not wanted.mask & reach
@@ -96,6 +96,11 @@ class Picker:
             return self._second(source, now)
         return again
 
+    def take_look_again(self) -> float:
+        """When a second request that was judged too early may make sense, as far as picks since last time saw."""
+        soonest, self._look_again = self._look_again, math.inf
+        return soonest
+
     def _gaps_only(self, source: Source) -> bool:
         return source.tier is Tier.HTTP and self.gate is Gate.GAPS
 
@@ -114,7 +119,7 @@ class Picker:
         best: int | None = None
         longest = 0.0
         ready = source.ready_in()
-        for other in self._board.alive():
+        for other in self._board.living.values():
             if other is source or not other.out:
                 continue
             step = other.pace.chunk_time
@@ -129,7 +134,7 @@ class Picker:
                 if len(self._board.asked[index]) == MAX_ASKED or not self.can_serve(source, index):
                     continue
                 if now < due and wait <= ready:
-                    self.look_again = min(self.look_again, due)
+                    self._look_again = min(self._look_again, due)
                 elif wait > longest:
                     best, longest = index, wait
         return best

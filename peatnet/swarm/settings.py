@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from peatnet.errors import LocalProtocolError
 from peatnet.swarm.events import Tier
 
+MAX_STRIKES = 64  # pauses double with each
+
 
 @dataclass(frozen=True, slots=True)
 class SwarmSettings:
@@ -24,7 +26,8 @@ class SwarmSettings:
         guess: what a chunk from an unmeasured source is supposed to take.
         horizon: how much work a source may have queued; slower sources get fewer requests.
         first_window: the most requests to a source that has delivered nothing yet.
-        max_strikes: failures in a row after which a source is dropped.
+        max_strikes: failures in a row, at most 64, after which a source is dropped; requests that were out
+            together fail as one.
         rest: the pause of a source after its second failure in a row; doubles with each further one.
     """
 
@@ -62,6 +65,10 @@ class SwarmSettings:
         for name in ("fallback_after", "extensions", "rest"):
             if getattr(self, name) < 0:
                 raise LocalProtocolError(f"swarm settings: {name} must not be negative")
+        if self.max_strikes > MAX_STRIKES or self.extensions > MAX_STRIKES:
+            raise LocalProtocolError(
+                f"swarm settings: max_strikes and extensions may be at most {MAX_STRIKES}"
+            )
         if not self.timeout_min <= self.timeout_first <= self.timeout_max:
             raise LocalProtocolError(
                 "swarm settings: timeout_min <= timeout_first <= timeout_max is needed"

@@ -54,10 +54,18 @@ TRANSITIONS: dict[tuple[Life, Turn], Life] = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ask:
-    """A request that is out: when it was made, when it is overdue, how often that was put off."""
+    """A request that is out.
 
+    Args:
+        number: counts the requests to its source.
+        asked: when it was made.
+        deadline: when it is overdue.
+        extended: how often that was put off because nobody else could take over.
+    """
+
+    number: int
     asked: float
     deadline: float
     extended: int = 0
@@ -91,11 +99,14 @@ class SourceView:
 class Source:
     """The state of one source. `Swarm` is its only user.
 
-    Invariants: `out` is empty unless alive; `strikes` counts failures since the last delivery; `avoid` holds
-    the chunks that it failed and has not been asked for again.
+    Invariants: `out` is empty unless alive; `strikes` counts failures since the last delivery, those of requests
+    that were out together as one; `avoid` holds the chunks that it failed and has not been asked for again.
     """
 
     __slots__ = (
+        "_asks",
+        "_settings",
+        "_struck_at",
         "avoid",
         "epoch",
         "has",
@@ -110,11 +121,15 @@ class Source:
         "tier",
     )
 
-    def __init__(self, name: str, n_chunks: int) -> None:
+    def __init__(self, name: str, n_chunks: int, settings: SwarmSettings) -> None:
+        self._settings = settings
+        self._asks = 0
+        self._struck_at = 0
         self.name = name
         self.life = Life.NEW
         self.tier = Tier.PEER
         self.pipeline = 1
+        self.pace = Pace(settings)
         self.has = ChunkSet(n_chunks)
         self.out: dict[int, Ask] = {}  # in the order they were asked
         self.avoid: set[int] = set()
@@ -141,11 +156,11 @@ class Source:
         self.life = after
         return after is not before
 
-    def begin(self, tier: Tier, pipeline: int, settings: SwarmSettings) -> None:
+    def begin(self, tier: Tier, pipeline: int) -> None:
         """Start a life: nothing is remembered of an earlier one."""
         self.tier = tier
         self.pipeline = pipeline
-        self.pace = Pace(settings)
+        self.pace = Pace(self._settings)
         self.strikes = 0
         self.rest_until = -math.inf
         self.epoch = -1
@@ -162,10 +177,66 @@ class Source:
         """How many requests it may have out now: one after a failure, until it delivers again."""
         return 1 if self.strikes else self.pace.window(self.pipeline)
 
-    def idle(self, now: float) -> bool:
-        """Whether it may be asked for something more."""
-        return self.life is Life.ALIVE and now >= self.rest_until and len(self.out) < self.window
+    def new_ask(self, now: float) -> Ask:
+        """A request made now, behind those that are out."""
+        self._asks += 1
+        return Ask(self._asks, now, now + self.patience(len(self.out)))
+
+    def patience(self, ahead: int) -> float:
+        """How long to wait for a request behind `ahead` others; twice as long for each failure before."""
+        longest = self._settings.timeout_max
+        return min(self.pace.timeout(ahead) * 2.0**self.strikes, longest)
+
+    def deadline(self, ask: Ask) -> float:
+        """When a request is overdue: what waits behind deliveries gets more time, up to a bound."""
+        if ask.extended:
+            return ask.deadline
+        while_delivering = self.pace.last_delivery + self.patience(0)
+        return min(max(ask.deadline, while_delivering), ask.asked + self._settings.timeout_max)
+
+    def extend(self, ask: Ask, now: float) -> float:
+        """Put off the deadline, each time twice as far, unless that was done often enough."""
+        if ask.extended < self._settings.extensions:
+            ask.extended += 1
+            ask.deadline = now + self.patience(0) * 2.0**ask.extended
+        return ask.deadline
+
+    def delivered(self, ask: Ask | None, now: float) -> None:
+        """It delivered a chunk, in answer to `ask` or long after that was called off."""
+        if ask is not None:
+            self.pace.delivered(ask.asked, now)
+        self.strikes = 0
+        self.rest_until = -math.inf
+        self.epoch = -1
+
+    def strike(self, ask: Ask, now: float) -> bool:
+        """It failed a request.
+
+        Returns:
+            Whether that was one too many.
+        """
+        if ask.number <= self._struck_at:
+            return False
+        self._struck_at = self._asks
+        self.strikes += 1
+        if self.strikes > 1:
+            self.rest_until = now + self._settings.rest * 2.0 ** (self.strikes - 2)
+        return self.strikes >= self._settings.max_strikes
 
     def ready_in(self) -> float:
         """Seconds that one more chunk, queued behind what is out, is expected to take."""
         return (len(self.out) + 1) * self.pace.chunk_time
+
+    def view(self, chunk_size: int, delivered: int) -> SourceView:
+        """What progress displays show of it."""
+        rate = chunk_size / max(self.pace.chunk_time, 1e-9) if self.pace.measured else None
+        return SourceView(
+            name=self.name,
+            tier=self.tier,
+            life=self.life,
+            delivered=delivered,
+            chunks=self.has.count,
+            out=len(self.out),
+            window=self.window,
+            rate=rate,
+        )

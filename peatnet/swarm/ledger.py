@@ -1,0 +1,59 @@
+"""What a download has to show: bytes verified, bytes by source, bytes that came twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peatnet.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from peatnet.swarm.availability import ChunkSet
+
+
+class Ledger:
+    """The byte counts of one blob. `verified` never falls.
+
+    Args:
+        n_chunks: chunks in the blob.
+        chunk_size: bytes in each but the last.
+        size: bytes in the blob.
+
+    Raises:
+        LocalProtocolError: if these do not fit each other.
+    """
+
+    __slots__ = ("_size", "by_source", "chunk_size", "duplicates", "verified")
+
+    def __init__(self, n_chunks: int, chunk_size: int, size: int) -> None:
+        if chunk_size < 1 or n_chunks < 1 or -(-size // chunk_size) != n_chunks:
+            raise LocalProtocolError(
+                f"swarm: {size} bytes in chunks of {chunk_size} are not {n_chunks} chunks"
+            )
+        self.chunk_size = chunk_size
+        self._size = size
+        self.verified = 0
+        self.duplicates = 0
+        self.by_source: dict[str, int] = {}
+
+    def length(self, index: int) -> int:
+        """Bytes in a chunk."""
+        return min(self.chunk_size, self._size - index * self.chunk_size)
+
+    def recovered(self, have: ChunkSet) -> None:
+        """These chunks were there before the download began."""
+        last = have.n - 1
+        self.verified = have.count * self.chunk_size
+        if last in have:
+            self.verified -= self.chunk_size - self.length(last)
+
+    def found(self, index: int) -> None:
+        """A missing chunk is there now."""
+        self.verified += self.length(index)
+
+    def delivered(self, name: str, index: int) -> None:
+        """A source brought a missing chunk."""
+        self.by_source[name] = self.by_source.get(name, 0) + self.length(index)
+
+    def came_twice(self, index: int) -> None:
+        """A source brought a chunk that was there."""
+        self.duplicates += self.length(index)

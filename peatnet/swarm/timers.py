@@ -1,0 +1,45 @@
+"""When requests that are out become overdue."""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peatnet.swarm.sources import Ask, Source
+
+
+class Timers:
+    """A heap of deadlines. A request that was answered leaves its entry behind, to be skipped later.
+
+    Entries live no longer than the longest timeout, so there are at most as many as requests in that time.
+    """
+
+    __slots__ = ("_heap", "_serial")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Source, int, Ask]] = []
+        self._serial = count()  # orders deadlines of the same time
+
+    def watch(self, deadline: float, source: Source, index: int, ask: Ask) -> None:
+        """Look at this request at `deadline`."""
+        heapq.heappush(self._heap, (deadline, next(self._serial), source, index, ask))
+
+    def due(self, now: float) -> Iterator[tuple[Source, int, Ask]]:
+        """Take the requests whose time has come and that are out still."""
+        while self._heap and self._heap[0][0] <= now:
+            _, _, source, index, ask = heapq.heappop(self._heap)
+            if source.out.get(index) is ask:
+                yield source, index, ask
+
+    def soonest(self) -> float | None:
+        """The first deadline of a request that is out; None without any."""
+        while self._heap:
+            deadline, _, source, index, ask = self._heap[0]
+            if source.out.get(index) is ask:
+                return deadline
+            heapq.heappop(self._heap)
+        return None
