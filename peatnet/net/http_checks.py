@@ -1,0 +1,165 @@
+"""What an HTTP server may answer, checked before a byte of its body is used. Pure functions.
+
+The rules of RFC 9110: ranges (section 14), conditional ranges (13.1.5), redirects (15.4). Stricter than it where a
+lenient reading could put wrong bytes into a file: a range must be exactly the one that was asked for, and the
+total must be the size that the manifest gives.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import httpx
+
+from peatnet.errors import HttpSourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_URL = 4096
+# A validator is sent back with every request and is kept beside a partial file.
+MAX_VALIDATOR = 512
+# 20 digits hold any size below 2**64; longer ones are refused before they are parsed.
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20}|\*)")
+_UNSATISFIED = re.compile(r"bytes \*/(\d{1,20})")
+_WEB_PAGES = ("text/html", "application/xhtml+xml")
+
+
+def parse_url(text: str) -> httpx.URL:
+    """An absolute http or https URL, without its fragment.
+
+    Raises:
+        HttpSourceError: it is another scheme, has no host, is too long, or is no URL at all.
+    """
+    if len(text) > MAX_URL:
+        raise HttpSourceError(f"the URL is longer than {MAX_URL} characters: {text[:80]}...")
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as exc:
+        raise HttpSourceError(f"{text!r} is not a URL: {exc}") from exc
+    if url.scheme not in ("http", "https"):
+        raise HttpSourceError(
+            f"{text!r}: only http and https URLs can be fetched",
+            hint="publish the model with an http:// or https:// download_url",
+        )
+    if not url.host:
+        raise HttpSourceError(f"{text!r} names no host")
+    return url.copy_with(fragment=None)
+
+
+def redirect_target(url: httpx.URL, location: str | None) -> httpx.URL:
+    """Where a redirect leads, checked like the first URL.
+
+    Raises:
+        HttpSourceError: there is no Location, or it leads away from http and https, or from https to http.
+    """
+    if not location:
+        raise HttpSourceError(f"{display(url)}: a redirect without a Location")
+    if len(location) > MAX_URL:
+        raise HttpSourceError(
+            f"{display(url)}: redirects to a URL longer than {MAX_URL} characters"
+        )
+    try:
+        target = parse_url(str(url.join(location)))
+    except httpx.InvalidURL as exc:
+        raise HttpSourceError(f"{display(url)}: redirects to {location!r}, no URL") from exc
+    if url.scheme == "https" and target.scheme != "https":
+        raise HttpSourceError(
+            f"{display(url)}: redirects from https down to {display(target)}",
+            hint="the server must offer the file over https all the way",
+        )
+    return target
+
+
+def display(url: httpx.URL) -> str:
+    """The URL for a message: without the user, password, query and fragment, which may be secrets."""
+    shown = str(url.copy_with(username=None, password=None, query=None, fragment=None))
+    return shown if len(shown) <= 200 else shown[:200] + "..."
+
+
+def check_body_kind(where: str, headers: Mapping[str, str]) -> None:
+    """Refuse a body that is a web page, or is encoded.
+
+    Raises:
+        HttpSourceError: with what the server sent in place of the file.
+    """
+    kind = headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    if kind in _WEB_PAGES:
+        raise HttpSourceError(
+            f"{where}: the server sent a web page ({kind}), not the file",
+            hint="download_url must be the file's own address, reachable without a login",
+        )
+    encodings = [part.strip().lower() for part in headers.get("content-encoding", "").split(",")]
+    if strange := [part for part in encodings if part not in ("", "identity")]:
+        raise HttpSourceError(
+            f"{where}: the server sent the file in Content-Encoding {strange[0][:40]!r}, unasked",
+            hint="switch compression off for this file on the server",
+        )
+
+
+def check_length(where: str, headers: Mapping[str, str], expected: int) -> None:
+    """Refuse a body whose declared length is not the expected one; an undeclared length passes.
+
+    Raises:
+        HttpSourceError: naming both lengths.
+    """
+    declared = headers.get("content-length")
+    if declared is None:
+        return
+    # The HTTP library has refused what is no number.
+    if declared.strip().lstrip("0") != str(expected):
+        raise HttpSourceError(
+            f"{where}: the server declares {declared[:24]} bytes, not {expected}",
+            hint="the file there is not the one that the manifest describes",
+        )
+
+
+def check_range(where: str, headers: Mapping[str, str], *, start: int, end: int, size: int) -> None:
+    """Check the head of a 206 answer to ``bytes=start-(end-1)``.
+
+    Args:
+        where: the URL, for messages.
+        headers: of the response.
+        start: first byte asked for.
+        end: one past the last byte asked for.
+        size: the whole file's size, from the manifest.
+
+    Raises:
+        HttpSourceError: another range, another total size, or no (single) range at all.
+    """
+    text = headers.get("content-range", "").strip()
+    match = _CONTENT_RANGE.fullmatch(text)
+    if match is None:
+        raise HttpSourceError(f"{where}: a partial answer with Content-Range {text[:60]!r}")
+    if match[3] != "*" and int(match[3]) != size:
+        raise HttpSourceError(
+            f"{where}: the file there has {int(match[3])} bytes, not {size}",
+            hint="the file there is not the one that the manifest describes",
+        )
+    if (int(match[1]), int(match[2])) != (start, end - 1):
+        raise HttpSourceError(
+            f"{where}: asked for bytes {start}-{end - 1}, answered with {match[1]}-{match[2]}"
+        )
+    check_length(where, headers, end - start)
+
+
+def unsatisfied_size(headers: Mapping[str, str]) -> int | None:
+    """The file's size as a 416 answer states it, or None."""
+    match = _UNSATISFIED.fullmatch(headers.get("content-range", "").strip())
+    return int(match[1]) if match else None
+
+
+def validator(headers: Mapping[str, str]) -> str | None:
+    """What to send as If-Range (RFC 9110 13.1.5): a strong ETag, else Last-Modified, else None."""
+    etag = headers.get("etag", "").strip()
+    if etag.startswith('"') and etag.endswith('"') and 2 < len(etag) <= MAX_VALIDATOR:
+        return etag
+    modified = headers.get("last-modified", "").strip()
+    return modified if 0 < len(modified) <= MAX_VALIDATOR else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the server asks us to wait (RFC 9110 10.2.3, the form with a number); 0 when it does not."""
+    text = headers.get("retry-after", "").strip()
+    return float(text) if re.fullmatch(r"\d{1,6}", text) else 0.0

@@ -1,0 +1,263 @@
+"""One GET over httpx, with redirects followed by hand and every failure sorted into two kinds.
+
+``Transient`` may go away by itself (a reset connection, a time-out, 503) and is tried again by the caller, a bounded
+number of times; ``HttpSourceError`` will not (404, another size, a web page).
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import httpx
+import trio
+
+from peatnet.errors import HttpSourceError
+from peatnet.net import http_checks as checks
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Client errors that say "not now" and not "no": time-out, too early, too many requests.
+_TRANSIENT = frozenset({408, 425, 429})
+_DISCARD_UNIT = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Limits of one HTTP source. Times are in seconds.
+
+    Attributes:
+        connect_timeout: for a TCP connection and, again, for the TLS handshake.
+        read_timeout: for each single read; a server that sends nothing for so long has failed.
+        attempts: tries in a row without a new chunk before the source is given up.
+        backoff: wait before the second try; doubles from try to try.
+        backoff_max: its upper bound, and that of a Retry-After that the server asks for.
+        max_redirects: hops from the first URL.
+        ssl_context: for https; None for the public certificate authorities.
+        trust_env: take proxies from the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
+    """
+
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0
+    attempts: int = 5
+    backoff: float = 0.5
+    backoff_max: float = 30.0
+    max_redirects: int = 5
+    ssl_context: ssl.SSLContext | None = None
+    trust_env: bool = True
+
+    def wait(self, attempt: int, asked: float) -> float:
+        """How long to wait after failure number ``attempt`` (from 1), when the server asked for ``asked``."""
+        return min(self.backoff_max, max(asked, self.backoff * (1 << min(attempt - 1, 16))))
+
+
+class Transient(Exception):
+    """A failure that may go away; becomes an HttpSourceError when it does not.
+
+    Args:
+        message: what happened, where.
+        wait: how long the server asked us to wait, in seconds.
+    """
+
+    def __init__(self, message: str, *, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.wait = wait
+
+    def final(self, attempts: int) -> HttpSourceError:
+        """The error that tells the user, once ``attempts`` tries have failed."""
+        return HttpSourceError(
+            f"{self.message} (after {attempts} tries)",
+            hint="check that the server is reachable from this machine",
+        )
+
+
+class Body:
+    """The bytes of one response, read into buffers of the caller's; ``length`` of them and not one more."""
+
+    def __init__(self, response: httpx.Response, where: str, length: int) -> None:
+        self._pieces = response.aiter_raw()
+        self._where = where
+        self._piece = memoryview(b"")
+        self._length = length
+        self._read = 0
+        self._started = False
+
+    async def read_into(self, view: memoryview, stop: Callable[[], bool] | None = None) -> bool:
+        """Fill ``view`` from the body.
+
+        Args:
+            view: where the bytes go; all of it is filled.
+            stop: asked between pieces; True makes this return early.
+
+        Returns:
+            True when the view is full, False when ``stop`` said so.
+
+        Raises:
+            Transient: the body ended early, or the connection failed.
+        """
+        filled = 0
+        while filled < len(view):
+            if not self._piece and not await self._next_piece():
+                raise Transient(
+                    f"{self._where}: cut off after {self._read} of {self._length} bytes"
+                )
+            take = min(len(self._piece), len(view) - filled)
+            view[filled : filled + take] = self._piece[:take]
+            self._piece = self._piece[take:]
+            self._read += take
+            filled += take
+            if filled < len(view) and stop is not None and stop():
+                return False
+        return True
+
+    async def skip(self, count: int) -> None:
+        """Read ``count`` bytes and throw them away; errors as for ``read_into``."""
+        scrap = memoryview(bytearray(min(count, _DISCARD_UNIT)))
+        while count:
+            await self.read_into(scrap[:count])
+            count -= min(count, _DISCARD_UNIT)
+
+    async def expect_end(self) -> None:
+        """Make sure that nothing follows.
+
+        Raises:
+            HttpSourceError: the body is longer than it may be.
+        """
+        if self._piece or await self._next_piece():
+            raise HttpSourceError(
+                f"{self._where}: the server sent more than the {self._length} bytes expected",
+                hint="the file there is not the one that the manifest describes",
+            )
+
+    async def aclose(self) -> None:
+        """Stop reading.
+
+        httpx reads through five nested async generators. Closing the outermost one leaves the others to the garbage
+        collector, which trio warns about; a cancelled read ends all of them from the inside, in order.
+        """
+        if self._started:
+            with trio.CancelScope(shield=True) as scope:
+                scope.cancel()
+                async for _ in self._pieces:
+                    pass
+
+    async def _next_piece(self) -> bool:
+        self._started = True
+        async for piece in self._pieces:
+            if piece:
+                self._piece = memoryview(piece)
+                return True
+        return False
+
+
+class HttpClient:
+    """GET requests for one URL; an async context manager.
+
+    Remembers where redirects led, and goes back to the first URL when that place refuses (signed addresses expire).
+
+    Args:
+        url: the manifest's download_url.
+        connections: how many requests may be open at once.
+        settings: limits.
+
+    Raises:
+        HttpSourceError: the URL cannot be used.
+    """
+
+    def __init__(self, url: str, *, connections: int, settings: HttpSettings) -> None:
+        self.url = checks.parse_url(url)
+        self._settings = settings
+        self._final: httpx.URL | None = None
+        self._client = httpx.AsyncClient(
+            follow_redirects=False,
+            trust_env=settings.trust_env,
+            verify=True if settings.ssl_context is None else settings.ssl_context,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            timeout=httpx.Timeout(
+                settings.read_timeout, connect=settings.connect_timeout, pool=None
+            ),
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Sockets are closed whether or not this task is cancelled.
+        with trio.CancelScope(shield=True):
+            await self._client.__aexit__(kind, exc, traceback)
+
+    @asynccontextmanager
+    async def get(self, headers: dict[str, str]) -> AsyncIterator[tuple[httpx.Response, str]]:
+        """Send a GET and give the 200, 206 or 416 response, its body unread, with its URL for messages.
+
+        Errors of httpx that come up inside the ``async with`` block are translated too.
+
+        Raises:
+            HttpSourceError: any other status that will not change, a redirect that may not be followed, a
+                web page, an encoded body.
+            Transient: everything that may go away by itself.
+        """
+        where = checks.display(self._final or self.url)
+        try:
+            response = await self._follow(headers)
+            where = checks.display(response.request.url)
+            try:
+                if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    checks.check_body_kind(where, response.headers)
+                yield response, where
+            finally:
+                with trio.CancelScope(shield=True):
+                    await response.aclose()
+        except httpx.TimeoutException as exc:
+            raise Transient(f"{where}: the server does not answer in time") from exc
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
+            raise HttpSourceError(f"{where}: {exc}") from exc
+        except httpx.HTTPError as exc:
+            raise Transient(f"{where}: {str(exc) or type(exc).__name__}") from exc
+
+    async def _follow(self, headers: dict[str, str]) -> httpx.Response:
+        """Send the request along redirects, to a response that may be used."""
+        remembered = self._final is not None
+        url = self._final or self.url
+        for _ in range(self._settings.max_redirects + 1):
+            request = self._client.build_request(
+                "GET", url, headers={"Accept": "*/*", "Accept-Encoding": "identity", **headers}
+            )
+            response = await self._client.send(request, stream=True)
+            status = response.status_code
+            if status in (200, 206, 416):
+                self._final = url
+                return response
+            with trio.CancelScope(shield=True):
+                await response.aclose()
+            if status in _REDIRECTS:
+                url = checks.redirect_target(url, response.headers.get("location"))
+            elif status >= 500 or status in _TRANSIENT:
+                wait = checks.retry_after(response.headers)
+                raise Transient(f"{checks.display(url)}: {_status(response)}", wait=wait)
+            elif remembered:
+                remembered, self._final, url = False, None, self.url
+            else:
+                raise HttpSourceError(
+                    f"{checks.display(url)}: {_status(response)}",
+                    hint="the file is not there for us: check the manifest's download_url",
+                )
+        raise HttpSourceError(
+            f"{checks.display(self.url)}: more than {self._settings.max_redirects} redirects"
+        )
+
+
+def _status(response: httpx.Response) -> str:
+    return f"HTTP {response.status_code} {response.reason_phrase[:60]}".rstrip()

@@ -1,0 +1,273 @@
+"""The part of a download that fetches: sources on one side, the swarm on the other, the partial blob below.
+
+The swarm, a state machine, decides; the engine carries what happens to it and carries out what it answers. What a chunk
+costs here: one event into the swarm, the requests that come out of it, three counters. Everything belongs to the
+trio thread but ``fail`` and what :mod:`peatnet.transfer.source` says otherwise of.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from peatnet.errors import IntegrityError, NoSource, PeatnetError, RemoteProtocolError
+from peatnet.swarm import (
+    Ban,
+    Cancel,
+    Done,
+    Drop,
+    Request,
+    SourceJoined,
+    SourceLost,
+    Swarm,
+    Tick,
+)
+from peatnet.transfer.background import Flusher, Follower
+from peatnet.transfer.failures import give_up_error, most_telling
+from peatnet.transfer.link import Link
+from peatnet.transfer.progress import RateMeter
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from peatnet.blobs import PartialBlob, WholeHasher
+    from peatnet.swarm import Action, ChunkArrived, Event
+    from peatnet.transfer.settings import DownloadSettings
+    from peatnet.transfer.source import Source
+
+_log = structlog.get_logger(__name__)
+
+# How often a download that gets nothing looks whether it still can get something.
+_LOOK = 1.0
+
+
+class Engine:
+    """Fills one partial blob from sources that come and go.
+
+    Invariant: ``links`` holds exactly the sources that the swarm thinks are alive, each under its name.
+
+    Args:
+        partial: what is filled; stays the caller's.
+        hasher: hashes the whole behind the download.
+        rng: breaks the swarm's ties.
+        settings: limits and times.
+        on_ban: told of sources that sent wrong bytes; None for nobody.
+        on_change: called whenever there is something new to show.
+        clock: seconds; see Download.
+    """
+
+    def __init__(
+        self,
+        partial: PartialBlob,
+        hasher: WholeHasher,
+        *,
+        rng: random.Random,
+        settings: DownloadSettings,
+        on_ban: Callable[[str, str], None] | None,
+        on_change: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        table = partial.table
+        self.partial = partial
+        self.follower = Follower(hasher, settings.hash_step, self.fail)
+        self.links: dict[str, Link] = {}
+        self.swarm = Swarm(
+            n_chunks=table.n_chunks,
+            chunk_size=table.chunk_size,
+            size=table.size,
+            have=partial.have(),
+            rng=rng,
+            settings=settings.swarm,
+        )
+        self._settings = settings
+        self._on_ban = on_ban
+        self._on_change = on_change
+        self._clock = clock
+        self._meter = RateMeter(clock())
+        self._flusher = Flusher(partial, settings, self.fail)
+        self._lost: dict[str, PeatnetError] = {}  # why each source was lost last
+        self._banned: set[str] = set()
+        self._over = trio.Event()
+        self._error: PeatnetError | None = None
+        self._timer = trio.CancelScope()
+        self._token = trio.lowlevel.current_trio_token()
+        self._arrivals = 0
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, sources: list[Source]) -> None:
+        """Fetch until every chunk is there.
+
+        Cancellation: all sources are cancelled and waited for.
+
+        Args:
+            sources: the first ones; more may come through ``add``.
+
+        Raises:
+            NoSource, IntegrityError: see Download.run.
+            DiskFull, StorageError: writing or flushing failed.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._tick)
+            nursery.start_soon(self._flusher.run)
+            nursery.start_soon(self.follower.run)
+            nursery.start_soon(self._watch_for_the_end)
+            self.feed(Tick())
+            for source in sources:
+                self.add(source)
+            await self._over.wait()
+            nursery.cancel_scope.cancel()
+        if self._error is not None:
+            raise self._error
+
+    def add(self, source: Source) -> bool:
+        """Use one more source; False when one of its name is alive or banned, or all is over."""
+        name = source.name
+        if (
+            self._nursery is None
+            or self._over.is_set()
+            or name in self.links
+            or name in self._banned
+        ):
+            return False
+        link = Link(self, source, self.partial)
+        self.links[name] = link
+        self._lost.pop(name, None)
+        self.feed(SourceJoined(name, source.tier, source.pipeline))
+        self._nursery.start_soon(self._run_source, link, name=f"source {name}")
+        self._on_change()
+        return True
+
+    def remove(self, name: str) -> None:
+        """Use a source no longer; its ``run`` is cancelled. Unknown names are ignored."""
+        if (link := self.links.get(name)) is not None:
+            self._lose(link, NoSource(f"{name}: taken away"))
+
+    def rate(self) -> float:
+        """Verified bytes a second, smoothed."""
+        return self._meter.rate(self._clock())
+
+    # What links call.
+
+    def feed(self, event: Event) -> None:
+        """Give the swarm an event and do what it answers."""
+        if self._over.is_set():
+            return
+        for action in self.swarm.handle(event, self._clock()):
+            self._act(action)
+        wakeup = self.swarm.next_wakeup()
+        if wakeup is not None and wakeup < self._timer.deadline:
+            self._timer.deadline = wakeup
+
+    def chunk_arrived(self, event: ChunkArrived) -> None:
+        """The same for a chunk that is on disk now."""
+        before = self.swarm.verified_bytes
+        self.feed(event)
+        if count := self.swarm.verified_bytes - before:
+            self._arrivals += 1
+            self._meter.add(count)
+            self._flusher.note(count)
+            self.follower.note(count)
+            self._on_change()
+
+    def fail(self, error: PeatnetError) -> None:
+        """End the whole download with this error. Any thread; the first error counts."""
+        self._token.run_sync_soon(self._end, error)
+
+    def _end(self, error: PeatnetError) -> None:
+        if not self._over.is_set():
+            self._error = error
+            self._over.set()
+
+    # Sources.
+
+    async def _run_source(self, link: Link) -> None:
+        name = link.source.name
+        error: PeatnetError = NoSource(f"{name}: it ended")
+        try:
+            with link.scope:
+                await link.source.run(link)
+        except PeatnetError as exc:
+            error = exc
+        except BaseExceptionGroup as group:
+            ours, rest = group.split(PeatnetError)
+            if rest is not None or ours is None:
+                raise  # a bug, or our own cancellation, with whatever it stirred up
+            error = most_telling(ours)
+        if link.closed:
+            return
+        if isinstance(error, (NoSource, RemoteProtocolError, IntegrityError)):
+            self._lose(link, error)
+        else:
+            self._end(error)
+
+    def _lose(self, link: Link, error: PeatnetError) -> None:
+        _log.info("source lost", source=link.source.name, reason=error.message)
+        self._let_go(link, error)
+        self.feed(SourceLost(link.source.name))
+
+    def _let_go(self, link: Link, error: PeatnetError) -> None:
+        link.close()
+        self._lost[link.source.name] = error
+        del self.links[link.source.name]
+        self._on_change()
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Request(name, index):
+                self.links[name].push(index)
+            case Cancel(name, index):
+                self.links[name].withdraw(index)
+            case Drop(name, reason):
+                _log.info("source dropped", source=name, reason=reason)
+                self._let_go(self.links[name], NoSource(f"{name}: {reason}"))
+            case Ban(name, reason):
+                _log.warning("source banned", source=name, reason=reason)
+                self._banned.add(name)
+                self._let_go(self.links[name], IntegrityError(f"{name}: {reason}"))
+                if self._on_ban is not None:
+                    self._on_ban(name, reason)
+            case Done():
+                self._over.set()
+
+    # Time.
+
+    async def _tick(self) -> None:
+        """Wake the swarm when it wants to be woken; ``feed`` brings the deadline forward."""
+        while True:
+            wakeup = self.swarm.next_wakeup()
+            self._timer = trio.CancelScope(deadline=math.inf if wakeup is None else wakeup)
+            with self._timer:
+                await trio.sleep_forever()
+            self.feed(Tick())
+
+    async def _watch_for_the_end(self) -> None:
+        """Give up when there was nothing to be had for too long."""
+        patience = self._settings.give_up_after
+        seen, since = -1, self._clock()
+        while not self._over.is_set():
+            if self._arrivals != seen or self._could_get_something():
+                seen, since = self._arrivals, self._clock()
+            elif self._clock() - since >= patience:
+                self._end(self._no_source())
+            await trio.sleep(min(_LOOK, max(since + patience - self._clock(), 0.0)))
+
+    def _could_get_something(self) -> bool:
+        """Whether a living source has a chunk that is missing."""
+        everything = (1 << self.partial.table.n_chunks) - 1
+        missing = everything ^ int.from_bytes(self.swarm.have(), "little")
+        return any(link.holds & missing for link in self.links.values())
+
+    def _no_source(self) -> PeatnetError:
+        return give_up_error(
+            blob=self.partial.hash.hex(),
+            missing=self.swarm.missing,
+            n_chunks=self.partial.table.n_chunks,
+            waited=self._settings.give_up_after,
+            lost=self._lost,
+            alive=list(self.links),
+        )
