@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
-
+from peatnet.api.client import ControlClient
 from support.waiting import wait_until
 
 START_TIMEOUT = 30.0
@@ -90,6 +89,17 @@ def peatnet(
         stdin=subprocess.DEVNULL,
     )
     return Ran(words, done.returncode, done.stdout, done.stderr)
+
+
+def finish(command: subprocess.Popen[str], timeout: float = CLI_TIMEOUT) -> Ran:
+    """Waits for a command that `Node.start` started; kills it when it takes too long."""
+    try:
+        out, err = command.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        command.kill()
+        command.communicate()
+        raise
+    return Ran([str(word) for word in command.args], command.returncode, out, err)  # type: ignore[union-attr]  # a list, always
 
 
 class Killable(Protocol):
@@ -237,20 +247,24 @@ class Node:
     def run(self, *arguments: str | Path, timeout: float = CLI_TIMEOUT) -> Ran:
         return peatnet(self.data_dir, *arguments, timeout=timeout)
 
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Starts a command and does not wait for it; `finish` does."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "peatnet", *map(str, arguments)],
+            env=environment(self.data_dir),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def json(self, *arguments: str | Path, timeout: float = CLI_TIMEOUT) -> Any:
         """Runs a verb with --json, which must succeed, and returns what it printed."""
         return self.run(*arguments, "--json", timeout=timeout).json()
 
-    def call(self, verb: str, timeout: float = 10, **params: Any) -> Any:
+    def call(self, verb: str, **params: Any) -> Any:
         """One verb over the control socket, from here: for polling, where a process each is too dear."""
-        transport = httpx.HTTPTransport(uds=str(self.data_dir / "control.sock"))
-        with httpx.Client(
-            transport=transport, base_url="http://peatnet", timeout=timeout
-        ) as client:
-            answer = client.post(f"/v1/{verb}", json=params)
-        last = json.loads(answer.text.strip().splitlines()[-1])
-        assert "result" in last, f"{self.name}: {verb} {params}: {last}"
-        return last["result"]
+        return ControlClient(self.data_dir / "control.sock").call(verb, params)
 
     def models(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.call("models")
@@ -302,6 +316,21 @@ class Node:
             timeout,
             what=f"{self.name} to be connected to {other.name}",
         )
+
+    def copy_of(self, model_id: str) -> Path:
+        """The verified file of a model that is ready here."""
+        model = self.model(model_id)
+        assert model is not None
+        assert model["status"] == "ready", model
+        assert model["download_progress"] == 1.0
+        return Path(model["local_path"])
+
+    def configure(self, **keys: float | str) -> Node:
+        """Writes config.toml; before `up`."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in keys.items()]
+        (self.data_dir / "config.toml").write_text("".join(lines))
+        return self
 
     def banned(self) -> set[str]:
         return {peer["peer_id"] for peer in self.call("peers") if peer["banned_until"]}

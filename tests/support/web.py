@@ -78,6 +78,12 @@ class FileServer:
     def behavior(self) -> Behavior:
         return self._state.behavior
 
+    def become(self, body: bytes | None = None, **behavior: Any) -> None:
+        """Changes what is served and how, and forgets the requests so far."""
+        self._state.body = self._state.body if body is None else body
+        self._state.behavior = Behavior(**behavior)
+        self._state.requests.clear()
+
     @property
     def requests(self) -> list[Request]:
         return list(self._state.requests)
