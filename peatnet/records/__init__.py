@@ -1,9 +1,16 @@
-"""Signed records and the catalogue that merges them.
+"""Signed records, and the catalogue that merges them.
 
-Envelopes in the form of libp2p's RFC 0002, peer ids, Ed25519 keys, and the rule by which the newest record of
-a slot wins. Pure logic: no sockets, no files, no clock, and no libp2p.
+Envelopes in the form of libp2p's RFC 0002, peer ids and Ed25519 keys, and the rule by which the newest record
+of a slot wins. Pure logic: no sockets, no files, no clock, and no libp2p.
 """
 
+from peatnet.records.bodies import (
+    Withdrawal,
+    check_body,
+    decode_command,
+    decode_manifest,
+    decode_withdrawal,
+)
 from peatnet.records.catalogue import Bound, Catalogue, CatalogueLimits, Outcome
 from peatnet.records.envelope import MAX_ENVELOPE
 from peatnet.records.keys import KeyPair, PeerId, PublicKey
@@ -38,6 +45,11 @@ __all__ = [
     "Record",
     "RecordType",
     "SlotSummary",
+    "Withdrawal",
+    "check_body",
+    "decode_command",
+    "decode_manifest",
+    "decode_withdrawal",
     "open_record",
     "pack_summaries",
     "sign_record",

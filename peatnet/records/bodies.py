@@ -6,62 +6,45 @@ one model's manifest into another model's slot, so every decoder compares the tw
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import TYPE_CHECKING, ClassVar
 
 from peatnet.errors import InvalidManifest, LocalProtocolError
-from peatnet.models import ModelManifest, ModelUpdateCommand
+from peatnet.models import ModelManifest, ModelUpdateCommand, fields
+from peatnet.models.base import Strict
 from peatnet.records.record import Record, RecordType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_REASON = 500  # characters
-MAX_BODY = 48 * 1024  # bytes, as for a manifest
+MAX_WITHDRAWAL = 8 * 1024  # bytes of JSON
 
 
-class Withdrawal(BaseModel):
-    """A publisher's word that a model version is not to be used any more.
+class Withdrawal(Strict):
+    """A publisher's word that a model version is not to be used any more. Immutable.
+
+    Read from JSON, unknown fields are ignored and `reason` may be missing.
 
     Args:
         model_id: the model.
         version: the version of it that is withdrawn.
-        reason: why, for people to read; may be empty.
+        reason: one line, why, for people to read; may be empty.
+
+    Raises:
+        InvalidManifest: a field (named) breaks a rule.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+    label: ClassVar[str] = "withdrawal"
+    max_bytes: ClassVar[int] = MAX_WITHDRAWAL
+    wire_optional: ClassVar[frozenset[str]] = frozenset({"reason"})
 
-    model_id: str
-    version: str
-    reason: Annotated[str, Field(max_length=MAX_REASON)] = ""
+    model_id: fields.ModelId
+    version: fields.Version
+    reason: fields.Line = ""
 
     @property
     def key(self) -> str:
         """The key of the record, which is the key of the manifest that is withdrawn."""
         return f"{self.model_id}@{self.version}"
-
-    def to_json(self) -> str:
-        """Compact JSON."""
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read a withdrawal; unknown fields are ignored.
-
-        Raises:
-            InvalidManifest: too large, not JSON, or a field is missing or ill-typed.
-        """
-        if len(text) > MAX_BODY:
-            raise InvalidManifest(
-                f"a withdrawal has {len(text)} bytes, at most {MAX_BODY} are allowed"
-            )
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as exc:
-            first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "its JSON"
-            raise InvalidManifest(f"a withdrawal breaks a rule: {where}: {first['msg']}") from exc
 
 
 def decode_manifest(record: Record) -> ModelManifest:
@@ -99,7 +82,7 @@ def decode_command(record: Record) -> ModelUpdateCommand:
     """
     _expect(record, RecordType.COMMAND)
     command = ModelUpdateCommand.from_json(record.body)
-    _same_key(record, str(command.command_id))
+    _same_key(record, command.command_id)
     return command
 
 
