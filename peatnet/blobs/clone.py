@@ -1,0 +1,137 @@
+"""Getting the bytes of one file into another: reflink, or a copy through pooled buffers."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from peatnet.blobs.durable import fsync_dir, rename_durable, temp_file, temp_path, write_all
+from peatnet.blobs.hashing import pump
+from peatnet.blobs.oserrors import os_errors, translated
+from peatnet.blobs.space import allocate
+from peatnet.errors import AlreadyExists, IntegrityError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FICLONE = 0x40049409
+"""The ioctl that makes a file share all blocks of another, copy-on-write; ioctl_ficlone(2)."""
+
+_CANNOT = frozenset(
+    {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
+)
+_CANNOT_LINK = _CANNOT | {errno.EMLINK, errno.EACCES}
+
+
+def reflink(source: int, target: int) -> bool:
+    """Make open file ``target`` a reflink of ``source``; False where the file system cannot.
+
+    Raises:
+        OSError: it can, and failed (no room, an I/O error).
+    """
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError as exc:
+        if exc.errno in _CANNOT:
+            return False
+        raise
+    return True
+
+
+def hard_link(source: Path, target: Path) -> bool:
+    """Link ``target`` to the file at ``source``; False where that cannot be done.
+
+    Raises:
+        FileExistsError: ``target`` is there.
+        OSError: anything else that a copy would not avoid either.
+    """
+    try:
+        os.link(source, target)
+    except OSError as exc:
+        if exc.errno in _CANNOT_LINK:
+            return False
+        raise
+    return True
+
+
+def copy_file(source: int, target: int, size: int) -> None:
+    """Copy ``size`` bytes between open files, with the room reserved first.
+
+    Raises:
+        OSError: reading or writing failed, or there is no room.
+        IntegrityError: the source ended early.
+    """
+    allocate(target, size)
+    reached = pump(source, 0, size, (), tee=lambda data, offset: write_all(target, data, offset))
+    if reached != size:
+        raise IntegrityError(f"a file of {size} bytes ended after {reached}")
+
+
+def export_file(source: int, size: int, out: Path, *, force: bool) -> None:
+    """Put a copy of an open file at ``out``, whole and durable; a reflink where possible.
+
+    Raises:
+        AlreadyExists: ``out`` is there and ``force`` is not given.
+        DiskFull: there is no room.
+        StorageError: the operating system refused something else.
+    """
+    if not force and os.path.lexists(out):
+        raise _taken(out)
+    with temp_file(out.parent) as (temp, fd), os_errors("writing", out):
+        if not reflink(source, fd):
+            copy_file(source, fd, size)
+        os.fsync(fd)
+        if force:
+            rename_durable(temp, out)
+            return
+        try:
+            # Unlike a rename, a link never replaces what appeared meanwhile.
+            linked = hard_link(temp, out)
+        except FileExistsError as exc:
+            raise _taken(out) from exc
+        if linked:
+            fsync_dir(out.parent)
+        elif os.path.lexists(out):
+            raise _taken(out)
+        else:
+            rename_durable(temp, out)
+
+
+def place_link(blob: Path, target: Path) -> None:
+    """Make ``target`` the same bytes as the blob at no cost: hard link, reflink, else a copy.
+
+    What was at ``target`` is replaced atomically, or left alone where it is this very file.
+
+    Raises:
+        DiskFull: there is no room for the copy.
+        StorageError: the operating system refused something else.
+    """
+    status = blob.stat()
+    try:
+        present = target.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise translated(exc, "looking at", target) from exc
+    else:
+        if (present.st_dev, present.st_ino) == (status.st_dev, status.st_ino):
+            return
+    with os_errors("linking", target):
+        temp = temp_path(target.parent)
+        try:
+            if hard_link(blob, temp):
+                rename_durable(temp, target)
+                return
+        finally:
+            temp.unlink(missing_ok=True)
+        source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            export_file(source, status.st_size, target, force=True)
+        finally:
+            os.close(source)
+
+
+def _taken(out: Path) -> AlreadyExists:
+    return AlreadyExists(f"{out} exists", hint="use --force to replace it, or take another name")

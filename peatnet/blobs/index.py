@@ -1,0 +1,91 @@
+"""The store's own tables in peatnet.db: which blobs are complete, and who pins what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from peatnet.blobs.hashes import HASH_BYTES, Hash
+from peatnet.blobs.table import is_chunk_size
+
+if TYPE_CHECKING:
+    from peatnet.blobs.database import Database
+
+_SCHEMA = """
+CREATE TABLE blobs (
+    hash BLOB PRIMARY KEY,
+    size INTEGER NOT NULL,
+    chunk_size INTEGER NOT NULL,
+    table_hash BLOB NOT NULL,
+    sha256 TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pins (
+    hash BLOB NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (hash, reason)
+) STRICT, WITHOUT ROWID;
+"""
+
+DOWNLOAD = "download"
+"""The reason that a blob is pinned for while it is being fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the index says of one blob. The blob is complete when its file is there as well."""
+
+    hash: Hash
+    size: int
+    chunk_size: int
+    table_hash: Hash
+    sha256: str
+
+
+class Index:
+    """Typed access to the two tables; thread-safe, as the database is."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.script("blobs-1", _SCHEMA)
+
+    def rows(self) -> list[Row]:
+        """All rows that make sense."""
+        found = self._database.execute(
+            "SELECT hash, size, chunk_size, table_hash, sha256 FROM blobs"
+        )
+        return [
+            Row(Hash(name), size, chunk_size, Hash(table_hash), sha256)
+            for name, size, chunk_size, table_hash, sha256 in found
+            if len(name) == len(table_hash) == HASH_BYTES and size > 0 and is_chunk_size(chunk_size)
+        ]
+
+    def put(self, row: Row) -> None:
+        """Enter a blob, replacing what was known of it."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO blobs (hash, size, chunk_size, table_hash, sha256)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (row.hash, row.size, row.chunk_size, row.table_hash, row.sha256),
+        )
+
+    def drop(self, blob: Hash) -> None:
+        """Forget a blob; its pins stay."""
+        self._database.execute("DELETE FROM blobs WHERE hash = ?", (blob,))
+
+    def pin(self, blob: Hash, reason: str) -> None:
+        """Keep a blob, for a reason."""
+        self._database.execute("INSERT OR IGNORE INTO pins VALUES (?, ?)", (blob, reason))
+
+    def unpin(self, blob: Hash, reason: str | None) -> None:
+        """Take back one reason, or all of them."""
+        if reason is None:
+            self._database.execute("DELETE FROM pins WHERE hash = ?", (blob,))
+        else:
+            self._database.execute("DELETE FROM pins WHERE hash = ? AND reason = ?", (blob, reason))
+
+    def pins(self) -> dict[Hash, set[str]]:
+        """All pins: the reasons by blob."""
+        found: dict[Hash, set[str]] = {}
+        for name, reason in self._database.execute("SELECT hash, reason FROM pins"):
+            if len(name) == HASH_BYTES:
+                found.setdefault(Hash(name), set()).add(reason)
+        return found

@@ -1,0 +1,119 @@
+"""Reading chunks to serve them, from a complete blob or from one that is being filled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from peatnet.blobs.bitmap import Bitmap
+from peatnet.errors import LocalProtocolError, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from peatnet.blobs.handle import FileHandle
+    from peatnet.blobs.hashes import Hash
+    from peatnet.blobs.partial import PartialBlob
+    from peatnet.blobs.table import ChunkTable
+
+
+class Lease:
+    """What all readers of one blob share: how many they are, and whether it may still be served."""
+
+    __slots__ = ("gone", "readers")
+
+    def __init__(self) -> None:
+        self.readers = 0
+        self.gone = False
+
+
+class Reader:
+    """Chunks of one blob, for any number of threads. Made by `Store.open_reader`.
+
+    While it is open the blob is not removed. A partial blob may be completed meanwhile; the reader
+    goes on and sees what has become available.
+    """
+
+    hash: Hash
+    table: ChunkTable
+
+    def __init__(
+        self,
+        blob: Hash,
+        table: ChunkTable,
+        handle: FileHandle,
+        partial: PartialBlob | None,
+        lease: Lease,
+        on_close: Callable[[Reader], None],
+    ) -> None:
+        self.hash = blob
+        self.table = table
+        self._handle = handle
+        self._partial = partial
+        self.lease = lease
+        self._on_close = on_close
+
+    @property
+    def size(self) -> int:
+        """Of the whole blob, in bytes."""
+        return self.table.size
+
+    @property
+    def chunk_size(self) -> int:
+        """In bytes; the last chunk may be shorter."""
+        return self.table.chunk_size
+
+    @property
+    def n_chunks(self) -> int:
+        """How many chunks the whole blob has."""
+        return self.table.n_chunks
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk can be read."""
+        return not self.lease.gone and (self._partial is None or self._partial.complete)
+
+    def has(self, index: int) -> bool:
+        """Whether chunk ``index`` can be read now; False once the blob was found damaged."""
+        if self.lease.gone:
+            return False
+        if not 0 <= index < self.table.n_chunks:
+            return False
+        return self._partial is None or self._partial.has(index)
+
+    def have(self) -> bytes:
+        """The bitmap of the chunks that can be read now; lowest bit of a byte first."""
+        if self.lease.gone:
+            return Bitmap(self.table.n_chunks).to_bytes()
+        if self._partial is None:
+            return Bitmap.full(self.table.n_chunks).to_bytes()
+        return self._partial.have()
+
+    def read_into(self, index: int, buffer: memoryview) -> int:
+        """Read chunk ``index`` into the beginning of ``buffer``.
+
+        Returns:
+            Its length in bytes.
+
+        Raises:
+            NotFound: the chunk is not there, or the blob has been found damaged or discarded.
+            LocalProtocolError: the buffer is too small, or this is closed.
+            StorageError: reading failed.
+        """
+        if not self.has(index):
+            raise NotFound(f"chunk {index} of {self.hash} is not here")
+        length = self.table.length_of(index)
+        if len(buffer) < length:
+            raise LocalProtocolError(f"{len(buffer)} bytes are no room for a chunk of {length}")
+        self._handle.read_into(buffer[:length], self.table.offset_of(index))
+        return length
+
+    def close(self) -> None:
+        """Close; reads under way are waited for. Closing again does nothing."""
+        if self._handle.close():
+            self._on_close(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,209 @@
+"""What the parts of the store share: the blobs in memory, who uses them, and how one gets in or out.
+
+Locking: ``lock`` guards the dictionaries and is never held over I/O on data or over the database;
+`exclusive` makes whole operations on one blob wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+
+from peatnet.blobs.durable import (
+    make_dir,
+    read_bounded,
+    rename_durable,
+    unlink_durable,
+    write_atomic,
+)
+from peatnet.blobs.handle import FileHandle
+from peatnet.blobs.index import DOWNLOAD, Row
+from peatnet.blobs.info import BlobInfo
+from peatnet.blobs.oserrors import os_errors
+from peatnet.blobs.reader import Lease, Reader
+from peatnet.blobs.table import MAX_ENCODED, ChunkTable
+from peatnet.errors import IntegrityError, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from peatnet.blobs.hashes import Hash
+    from peatnet.blobs.index import Index
+    from peatnet.blobs.layout import Layout
+    from peatnet.blobs.loose import LoosePartial
+    from peatnet.blobs.partial import PartialBlob
+    from peatnet.blobs.space import Space
+
+_log = structlog.get_logger(__name__)
+
+
+class Shelf:
+    """The state of one open store."""
+
+    def __init__(self, layout: Layout, index: Index, space: Space) -> None:
+        self.layout = layout
+        self.index = index
+        self.space = space
+        self.lock = threading.Condition(threading.Lock())
+        self.blobs: dict[Hash, BlobInfo] = {}
+        self.partials: dict[Hash, PartialBlob] = {}
+        self.loose: dict[Hash, LoosePartial] = {}
+        self._leases: dict[Hash, Lease] = {}
+        self._busy: set[Hash] = set()
+
+    @contextmanager
+    def exclusive(self, blob: Hash) -> Iterator[None]:
+        """Wait until no other operation puts in or takes out this blob, and be the one."""
+        with self.lock:
+            self.lock.wait_for(lambda: blob not in self._busy)
+            self._busy.add(blob)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._busy.discard(blob)
+                self.lock.notify_all()
+
+    def get(self, blob: Hash) -> BlobInfo:
+        """A complete blob.
+
+        Raises:
+            NotFound: it is not here.
+        """
+        info = self.blobs.get(blob)
+        if info is None:
+            raise NotFound(f"no complete blob {blob} here", hint="fetch it with `peatnet get`")
+        return info
+
+    def is_open(self, blob: Hash) -> bool:
+        """Whether it is being filled in this process; ask under the lock or in `exclusive`."""
+        return blob in self.partials or blob in self.loose
+
+    def in_use(self, blob: Hash) -> bool:
+        """Whether a reader is open on it; ask under the lock."""
+        return blob in self._leases
+
+    def open_reader(self, blob: Hash) -> Reader | None:
+        """A reader on a complete blob or on one being filled; None when it is neither."""
+        with self.lock:
+            info, partial = self.blobs.get(blob), self.partials.get(blob)
+            if info is not None:
+                table, path, partial = info.table, info.path, None
+                with os_errors("opening", path):
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            elif partial is not None:
+                table, path = partial.table, self.layout.partial_file(blob, "blob")
+                # Not by its name, which changes when it is committed.
+                with partial.reading() as original, os_errors("opening", path):
+                    fd = os.dup(original)
+            else:
+                return None
+            lease = self._leases.setdefault(blob, Lease())
+            lease.readers += 1
+        return Reader(blob, table, FileHandle(fd, path), partial, lease, self._reader_closed)
+
+    def _reader_closed(self, reader: Reader) -> None:
+        with self.lock:
+            lease = reader.lease
+            lease.readers -= 1
+            if not lease.readers and self._leases.get(reader.hash) is lease:
+                del self._leases[reader.hash]
+
+    def end_leases(self, blob: Hash) -> None:
+        """Readers of this blob deliver nothing more."""
+        with self.lock:
+            lease = self._leases.pop(blob, None)
+            if lease is not None:
+                lease.gone = True
+
+    def install(self, temp: Path, blob: Hash, table: ChunkTable, sha256: str) -> BlobInfo:
+        """Make a verified file, whose data is synced, a complete blob. In `exclusive` only.
+
+        The row comes before the rename: a blob is complete when both are there, so a crash in
+        between leaves a row without a file, which counts for nothing.
+        """
+        path = self.layout.blob(blob)
+        make_dir(path.parent)
+        write_atomic(self.layout.table(blob), table.encode())
+        self.index.put(Row(blob, table.size, table.chunk_size, table.table_hash, sha256))
+        rename_durable(temp, path)
+        # Last, since a crash must not leave a partial file that cannot be opened for writing.
+        make_read_only(path)
+        info = BlobInfo(blob, table.size, sha256, table, path)
+        self.space.hold(blob_key(blob), table.size)
+        with self.lock:
+            self.blobs[blob] = info
+            self.partials.pop(blob, None)
+        return info
+
+    def take_out(self, info: BlobInfo) -> None:
+        """Delete a complete blob. In `exclusive` only.
+
+        The file goes before the row: never the other way, or a crash would leave bytes that only a
+        rebuild could find.
+        """
+        with self.lock:
+            self.blobs.pop(info.hash, None)
+        try:
+            unlink_durable(info.path, self.layout.table(info.hash))
+        except BaseException:
+            if info.path.exists():
+                with self.lock:
+                    self.blobs[info.hash] = info
+            raise
+        self.index.drop(info.hash)
+        self.space.release(blob_key(info.hash))
+
+    def set_aside(self, blob: Hash, reason: str) -> Path:
+        """Move a damaged blob out of the way; it is served no longer. In `exclusive` only."""
+        with self.lock:
+            self.blobs.pop(blob, None)
+        self.end_leases(blob)
+        target = self.layout.damaged_blob(blob)
+        make_dir(target.parent)
+        rename_durable(self.layout.blob(blob), target)
+        unlink_durable(self.layout.table(blob))
+        self.index.drop(blob)
+        self.space.release(blob_key(blob))
+        _log.error("damaged blob moved aside", hash=str(blob), reason=reason, path=str(target))
+        return target
+
+    def drop_partial(self, blob: Hash) -> None:
+        """Delete all files of a download that is not open, and its pin. In `exclusive` only."""
+        kinds = ("blob", "loose", "note", "have", "table")
+        unlink_durable(*(self.layout.partial_file(blob, kind) for kind in kinds))
+        self.space.release(partial_key(blob))
+        self.index.unpin(blob, DOWNLOAD)
+
+
+def make_read_only(path: Path) -> None:
+    """Take the write permissions off a file."""
+    with os_errors("making read-only", path):
+        path.chmod(0o444)
+
+
+def read_table(path: Path) -> ChunkTable | None:
+    """The table in a file; None when there is none or it is damaged."""
+    data = read_bounded(path, MAX_ENCODED)
+    if data is None:
+        return None
+    try:
+        return ChunkTable.decode(data)
+    except IntegrityError as exc:
+        _log.warning("damaged table file", path=str(path), reason=exc.message)
+        return None
+
+
+def blob_key(blob: Hash) -> str:
+    """Under which a complete blob is in the ledger of space."""
+    return f"blob:{blob.hex()}"
+
+
+def partial_key(blob: Hash) -> str:
+    """Under which an unfinished blob is in the ledger of space."""
+    return f"partial:{blob.hex()}"

@@ -1,0 +1,427 @@
+"""The store: every blob of a node on disk, safe across crashes. DESIGN.md, section 5."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peatnet.blobs import adding, filling, upkeep
+from peatnet.blobs.clone import export_file, place_link
+from peatnet.blobs.durable import make_dir
+from peatnet.blobs.hashes import Hash, check_prefix
+from peatnet.blobs.index import Index
+from peatnet.blobs.info import AddMode, PartialInfo
+from peatnet.blobs.layout import Layout
+from peatnet.blobs.loading import load, scan_partials
+from peatnet.blobs.oserrors import os_errors
+from peatnet.blobs.shelf import Shelf
+from peatnet.blobs.space import Space
+from peatnet.errors import Ambiguous, InUse, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+
+    from peatnet.blobs.database import Database
+    from peatnet.blobs.info import BlobInfo, GcReport, VerifyReport
+    from peatnet.blobs.loose import LoosePartial
+    from peatnet.blobs.partial import PartialBlob
+    from peatnet.blobs.reader import Reader
+    from peatnet.blobs.table import ChunkTable
+
+    Progress = Callable[[int], None]
+
+MAX_REASON = 64
+"""The most characters that the reason of a pin may have."""
+
+
+class Store:
+    """All blobs below one data directory. Thread-safe; one process at a time (see the lock file).
+
+    Every method may block on the disk: call it in a worker thread from async code. Methods that take
+    ``progress`` call it in the calling thread with the bytes done so far; what it raises stops the
+    work cleanly and comes out of the method.
+    """
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        database: Database,
+        *,
+        quota: int | None = None,
+        free_floor: int = 0,
+    ) -> Store:
+        """Open the store, creating what is missing and sorting out what a crash left behind.
+
+        Args:
+            root: the data directory.
+            database: where the index is; stays the caller's to close.
+            quota: the most bytes that all blobs together may have; None for no limit.
+            free_floor: bytes that must stay free on the file system.
+
+        Raises:
+            StorageError: a directory or the index cannot be used. Damaged and foreign files are
+                logged and never raise.
+        """
+        space = Space(root, quota=quota, free_floor=free_floor)
+        shelf = Shelf(Layout(root), Index(database), space)
+        load(shelf)
+        return cls(shelf)
+
+    def close(self) -> None:
+        """Flush and close the downloads that are open.
+
+        Raises:
+            DiskFull: a flush found no room; all are closed all the same.
+            StorageError: a flush failed; all are closed all the same.
+        """
+        shelf = self._shelf
+        with shelf.lock:
+            partials, loose = list(shelf.partials.values()), list(shelf.loose.values())
+        for one in loose:
+            one.close()
+        try:
+            for partial in partials:
+                partial.flush()
+        finally:
+            for partial in partials:
+                partial.abandon()
+
+    # What is there
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that count against the quota: all blobs in their full size."""
+        return self._shelf.space.used
+
+    def info(self, blob: Hash) -> BlobInfo | None:
+        """A complete blob; None when it is not here or not complete."""
+        return self._shelf.blobs.get(blob)
+
+    def blobs(self) -> list[BlobInfo]:
+        """All complete blobs, by hash."""
+        with self._shelf.lock:
+            return [self._shelf.blobs[blob] for blob in sorted(self._shelf.blobs)]
+
+    def partials(self) -> list[PartialInfo]:
+        """All unfinished blobs that have a table, by hash."""
+        with self._shelf.lock:
+            opened = dict(self._shelf.partials)
+        found = {info.hash: info for info in scan_partials(self._shelf.layout)}
+        for blob, partial in opened.items():
+            found[blob] = PartialInfo(blob, partial.table.size, partial.verified_bytes)
+        return [found[blob] for blob in sorted(found) if blob not in self._shelf.blobs]
+
+    def resolve(self, prefix: str) -> Hash:
+        """The one blob here, complete or not, whose hash begins like this.
+
+        Raises:
+            UsageError: it is not 8 to 64 hex digits.
+            NotFound: there is none.
+            Ambiguous: there are several.
+        """
+        wanted = check_prefix(prefix)
+        with self._shelf.lock:
+            names = set(self._shelf.blobs)
+        names |= {info.hash for info in self.partials()}
+        found = sorted(name for name in names if name.hex().startswith(wanted))
+        if not found:
+            raise NotFound(f"no blob {prefix} here")
+        if len(found) > 1:
+            raise Ambiguous(f"{len(found)} blobs begin with {prefix}", hint="give more digits")
+        return found[0]
+
+    def open_reader(self, blob: Hash) -> Reader | None:
+        """Read a complete blob, or one that is open for filling; None when it is neither.
+
+        Raises:
+            StorageError: the file cannot be opened.
+        """
+        return self._shelf.open_reader(blob)
+
+    # Getting blobs in
+
+    def add_file(
+        self,
+        path: str | PathLike[str],
+        *,
+        mode: AddMode = AddMode.AUTO,
+        chunk_size: int | None = None,
+        progress: Progress | None = None,
+        pin: str | None = None,
+    ) -> BlobInfo:
+        """Take a file of the user's into the store, hashing it on the way.
+
+        Args:
+            path: of a regular file that is not empty.
+            mode: how; the source stays as it is except for HARDLINK and MOVE.
+            chunk_size: in bytes; None picks 1 MiB. When the blob is here already it keeps the
+                chunk size that it has.
+            progress: called with the bytes read so far.
+            pin: pin it for this reason as well, so that no `gc` can come in between.
+
+        Raises:
+            UsageError: the file or the chunk size cannot be used.
+            IntegrityError: the file changed meanwhile.
+            DiskFull: the quota, the floor or the disk has no room; nothing is left behind.
+            StorageError: it cannot be read, or the mode is not possible here.
+        """
+        return adding.add_file(
+            self._shelf,
+            Path(path),
+            mode=mode,
+            chunk_size=chunk_size,
+            progress=progress,
+            pin=None if pin is None else _reason(pin),
+        )
+
+    def start_partial(
+        self,
+        table: ChunkTable,
+        hash: Hash,  # noqa: A002 - the word that everybody uses
+        *,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> PartialBlob:
+        """Begin or resume a download: its room is reserved and it is pinned before the first byte.
+
+        On resuming, every chunk that the file may hold is hashed again. A damaged copy that was set
+        aside is used as a beginning.
+
+        Args:
+            table: what the chunks must be.
+            hash: what the whole must be.
+            replace: go on with this table where the download was begun with another one.
+            progress: called with the bytes hashed again so far.
+
+        Raises:
+            AlreadyExists: the blob is complete.
+            InUse: it is open in this process.
+            IntegrityError: it was begun with another table, and ``replace`` is not given.
+            DiskFull: the quota, the floor or the disk has no room; what was there stays.
+            StorageError: the operating system refused something.
+        """
+        return filling.start_partial(self._shelf, table, hash, replace=replace, progress=progress)
+
+    def partial(self, blob: Hash) -> PartialBlob | None:
+        """The download of this blob that is open in this process."""
+        return self._shelf.partials.get(blob)
+
+    def commit(self, partial: PartialBlob, *, sha256: str, pin: str | None = None) -> BlobInfo:
+        """Make a download whose whole the caller has verified a complete blob; closes it.
+
+        Args:
+            partial: complete, and verified as a whole.
+            sha256: of the whole, 64 lower-case hex digits.
+            pin: pin it for this reason, in place of the one for the download.
+
+        Raises:
+            LocalProtocolError: a chunk is missing, or it is not open.
+            StorageError: the disk failed; it stays a partial then.
+        """
+        reason = None if pin is None else _reason(pin)
+        return filling.commit(self._shelf, partial, sha256=sha256, pin=reason)
+
+    def discard(self, blob: Hash) -> None:
+        """Throw away an unfinished download, open or not; its readers deliver nothing more."""
+        filling.discard(self._shelf, blob)
+
+    def start_loose(self, name: Hash, size: int) -> LoosePartial:
+        """Begin or resume a download that has no chunk table.
+
+        Args:
+            name: 32 bytes to keep it under: the blob's hash, or else its SHA-256.
+            size: of the whole, in bytes.
+
+        Raises:
+            AlreadyExists: a blob of this name is complete.
+            InUse: it is open in this process.
+            DiskFull: there is no room for the whole.
+            StorageError: the operating system refused something.
+        """
+        return filling.start_loose(self._shelf, name, size)
+
+    def adopt_loose(
+        self,
+        loose: LoosePartial,
+        *,
+        expect_sha256: str | None,
+        expect_blob_hash: Hash | None,
+        pin: str | None = None,
+        progress: Progress | None = None,
+    ) -> BlobInfo:
+        """Verify a loose download and make it a complete blob; closes it.
+
+        Args:
+            loose: with all its bytes.
+            expect_sha256: 64 hex digits, or None when unknown.
+            expect_blob_hash: None when unknown; one of the two must be given.
+            pin: pin the blob for this reason.
+            progress: called with the bytes hashed so far.
+
+        Raises:
+            IntegrityError: the bytes are not the blob; they are discarded.
+            LocalProtocolError: bytes are missing, or nothing is expected.
+            StorageError: the disk failed.
+        """
+        return filling.adopt_loose(
+            self._shelf,
+            loose,
+            expect_sha256=expect_sha256,
+            expect_blob_hash=expect_blob_hash,
+            pin=None if pin is None else _reason(pin),
+            progress=progress,
+        )
+
+    # Keeping and removing
+
+    def pin(self, blob: Hash, reason: str = "user") -> None:
+        """Keep a blob from being collected, for a reason; it need not be here yet."""
+        self._shelf.index.pin(blob, _reason(reason))
+
+    def unpin(self, blob: Hash, reason: str = "user") -> None:
+        """Take back a reason; fine when it was not there."""
+        self._shelf.index.unpin(blob, _reason(reason))
+
+    def pins(self) -> dict[Hash, set[str]]:
+        """The reasons for which blobs are pinned."""
+        return self._shelf.index.pins()
+
+    def remove(self, blob: Hash, *, force: bool = False) -> int:
+        """Remove a complete blob, or an unfinished one that is not open.
+
+        Args:
+            blob: which.
+            force: in spite of pins, which go as well.
+
+        Returns:
+            Its size in bytes.
+
+        Raises:
+            NotFound: it is not here.
+            InUse: it is pinned, being read or being filled.
+            StorageError: the operating system refused; it stays then.
+        """
+        shelf = self._shelf
+        with shelf.exclusive(blob):
+            reasons = shelf.index.pins().get(blob, set())
+            info = shelf.blobs.get(blob)
+            if info is None:
+                return self._remove_partial(blob)
+            if reasons and not force:
+                raise InUse(
+                    f"{blob} is pinned: {', '.join(sorted(reasons))}",
+                    hint="unpin it, or use --force",
+                )
+            with shelf.lock:
+                if shelf.in_use(blob):
+                    raise InUse(f"{blob} is being read", hint="try again when that has ended")
+                del shelf.blobs[blob]
+            shelf.take_out(info)
+            shelf.index.unpin(blob, None)
+            return info.size
+
+    def gc(self, keep: set[Hash], *, dry_run: bool = False) -> GcReport:
+        """Remove what nobody wants: neither pinned, nor in ``keep``, nor open.
+
+        That is complete and unfinished blobs, damaged ones that were set aside, and files that a
+        crash left over. Blobs that are not in the index stay, for `rebuild`.
+
+        Args:
+            keep: blobs that are wanted.
+            dry_run: only say what would go.
+
+        Raises:
+            StorageError: the operating system refused a removal; what went before it is gone.
+        """
+        return upkeep.collect(self._shelf, keep, dry_run=dry_run)
+
+    def verify(
+        self,
+        blob: Hash | None = None,
+        progress: Progress | None = None,
+    ) -> VerifyReport:
+        """Read one blob or all of them and compare each chunk and the whole.
+
+        A damaged one is moved to ``damaged/``, and served no longer.
+
+        Raises:
+            NotFound: this blob is not here.
+            StorageError: a damaged one could not be moved.
+        """
+        return upkeep.verify(self._shelf, blob, progress)
+
+    def rebuild(self, progress: Progress | None = None) -> int:
+        """Enter the blob files that are not in the index, each hashed first.
+
+        Returns:
+            How many were entered. One that is not what its name says is moved to ``damaged/``.
+
+        Raises:
+            StorageError: the index cannot be written.
+        """
+        return upkeep.rebuild(self._shelf, progress)
+
+    # Giving blobs out
+
+    def export(self, blob: Hash, out: Path, *, force: bool = False) -> None:
+        """Put a copy of a complete blob at ``out``, whole and durable, and the user's own.
+
+        A reflink where the file system can; never a hard link.
+
+        Raises:
+            NotFound: the blob is not here.
+            AlreadyExists: ``out`` is there, and ``force`` is not given.
+            UsageError: ``out`` is a directory.
+            DiskFull: there is no room.
+            StorageError: the operating system refused something else.
+        """
+        if out.is_dir():
+            raise UsageError(f"{out} is a directory", hint="give the name of a file")
+        with self._shelf.exclusive(blob):
+            info = self._shelf.get(blob)
+            with os_errors("opening", info.path):
+                source = os.open(info.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            export_file(source, info.size, out, force=force)
+        finally:
+            os.close(source)
+
+    def link_model(self, blob: Hash, model_id: str, filename: str) -> Path:
+        """Put a complete blob at ``models/<model_id>/<filename>``, replacing what was there.
+
+        A hard link where possible, else a reflink, else a copy.
+
+        Raises:
+            NotFound: the blob is not here.
+            UsageError: one of the names could leave its folder.
+            DiskFull: there is no room for a copy.
+            StorageError: the operating system refused something else.
+        """
+        target = self._shelf.layout.model_link(model_id, filename)
+        with self._shelf.exclusive(blob):
+            info = self._shelf.get(blob)
+            make_dir(target.parent)
+            place_link(info.path, target)
+        return target
+
+    def _remove_partial(self, blob: Hash) -> int:
+        shelf = self._shelf
+        sizes = [info.size for info in scan_partials(shelf.layout) if info.hash == blob]
+        if shelf.is_open(blob):
+            raise InUse(f"{blob} is being fetched", hint="stop that first")
+        if not sizes:
+            raise NotFound(f"no blob {blob} here")
+        shelf.drop_partial(blob)
+        return sizes[0]
+
+
+def _reason(text: str) -> str:
+    if not text or len(text) > MAX_REASON:
+        raise UsageError(f"not a reason for a pin: {text[:MAX_REASON]!r}")
+    return text

@@ -1,0 +1,236 @@
+"""Looking after the blobs that are there: verify, rebuild the index, collect garbage."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import structlog
+from blake3 import blake3
+
+from peatnet.blobs.durable import is_orphan_temp, unlink_durable, write_atomic
+from peatnet.blobs.hashing import ChunkHasher, hash_file, pump
+from peatnet.blobs.index import Row
+from peatnet.blobs.info import BlobInfo, Damage, GcReport, VerifyReport
+from peatnet.blobs.layout import named_hash
+from peatnet.blobs.loading import scan_partials, size_of
+from peatnet.blobs.shelf import blob_key, make_read_only, read_table
+from peatnet.errors import IntegrityError, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from peatnet.blobs.hashes import Hash
+    from peatnet.blobs.shelf import Shelf
+
+    Progress = Callable[[int], None]
+
+_log = structlog.get_logger(__name__)
+
+
+def verify(shelf: Shelf, only: Hash | None, progress: Progress | None) -> VerifyReport:
+    """See `Store.verify`."""
+    report = VerifyReport()
+    with shelf.lock:
+        infos = [shelf.blobs[name] for name in sorted(shelf.blobs)]
+    if only is not None:
+        infos = [shelf.get(only)]
+    total = 0
+    for info in infos:
+        base = total
+
+        def step(done: int, base: int = base) -> None:
+            if progress is not None:
+                progress(base + done)
+
+        damage = _verify_one(shelf, info, step)
+        if damage is None:
+            if shelf.blobs.get(info.hash) is info:
+                report.good.append(info.hash)
+        else:
+            report.damaged.append(damage)
+        total += info.size
+    if only is None:
+        report.missing.extend(_forget_missing(shelf))
+        report.foreign.extend(_foreign(shelf))
+    return VerifyReport(
+        report.good, report.damaged, report.missing, report.foreign, bytes_read=total
+    )
+
+
+def _verify_one(shelf: Shelf, info: BlobInfo, progress: Progress) -> Damage | None:
+    blob = info.hash
+    with shelf.exclusive(blob):
+        if shelf.blobs.get(blob) is not info:
+            return None
+        bad: tuple[int, ...] = ()
+        try:
+            bad, whole = _compare(info, progress)
+        except OSError as exc:
+            reason = f"cannot be read: {exc.strerror}"
+        else:
+            if not bad and whole == blob:
+                if read_table(shelf.layout.table(blob)) != info.table:
+                    write_atomic(shelf.layout.table(blob), info.table.encode())
+                return None
+            reason = f"{len(bad)} of {info.table.n_chunks} chunks are wrong"
+        if not os.path.lexists(info.path):
+            reason = "the file is gone"
+            _forget(shelf, blob)
+            return Damage(blob, reason, (), info.path)
+        return Damage(blob, reason, bad, shelf.set_aside(blob, reason))
+
+
+def _compare(info: BlobInfo, progress: Progress) -> tuple[tuple[int, ...], bytes]:
+    chunks, whole = ChunkHasher(info.table.chunk_size), blake3()
+    fd = os.open(info.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        # One byte more than there should be, to see that there is none.
+        pump(fd, 0, info.size + 1, (chunks.update, whole.update), progress=progress)
+    finally:
+        os.close(fd)
+    found = chunks.digests()
+    bad = tuple(
+        index
+        for index in range(info.table.n_chunks)
+        if found[index * 32 : index * 32 + 32] != info.table.digest_of(index)
+    )
+    return bad, whole.digest()
+
+
+def _forget(shelf: Shelf, blob: Hash) -> None:
+    with shelf.lock:
+        shelf.blobs.pop(blob, None)
+    shelf.end_leases(blob)
+    shelf.index.drop(blob)
+    shelf.space.release(blob_key(blob))
+
+
+def _forget_missing(shelf: Shelf) -> Iterator[Hash]:
+    for row in shelf.index.rows():
+        with shelf.exclusive(row.hash):
+            if row.hash not in shelf.blobs and not os.path.lexists(shelf.layout.blob(row.hash)):
+                shelf.index.drop(row.hash)
+                yield row.hash
+
+
+def _foreign(shelf: Shelf) -> Iterator[Path]:
+    for path in shelf.layout.scan_blobs():
+        name = named_hash(path, path.suffix[1:])
+        if name not in shelf.blobs or path not in (
+            shelf.layout.blob(name),
+            shelf.layout.table(name),
+        ):
+            yield path
+
+
+def rebuild(shelf: Shelf, progress: Progress | None) -> int:
+    """See `Store.rebuild`."""
+    found = total = 0
+    for path in shelf.layout.scan_blobs():
+        blob = named_hash(path, "blob")
+        if blob is None or path != shelf.layout.blob(blob):
+            continue
+        base = total
+
+        def step(done: int, base: int = base) -> None:
+            if progress is not None:
+                progress(base + done)
+
+        with shelf.exclusive(blob):
+            if blob not in shelf.blobs:
+                found += _index_again(shelf, blob, path, step)
+        total += size_of(path)
+    for _ in _forget_missing(shelf):
+        pass
+    return found
+
+
+def _index_again(shelf: Shelf, blob: Hash, path: Path, progress: Progress) -> bool:
+    table = read_table(shelf.layout.table(blob))
+    chunk_size = None if table is None else table.chunk_size
+    try:
+        hashes = hash_file(path, chunk_size=chunk_size, progress=progress)
+    except (UsageError, IntegrityError, StorageError) as exc:
+        _log.warning("left out of the index", path=str(path), reason=exc.message)
+        return False
+    if hashes.blake3 != blob:
+        shelf.set_aside(blob, f"its BLAKE3 is {hashes.blake3}")
+        return False
+    found = hashes.table
+    if table != found:
+        write_atomic(shelf.layout.table(blob), found.encode())
+    make_read_only(path)
+    shelf.index.put(Row(blob, found.size, found.chunk_size, found.table_hash, hashes.sha256))
+    shelf.space.hold(blob_key(blob), found.size)
+    with shelf.lock:
+        shelf.blobs[blob] = BlobInfo(blob, found.size, hashes.sha256, found, path)
+    return True
+
+
+def collect(shelf: Shelf, keep: set[Hash], *, dry_run: bool) -> GcReport:
+    """See `Store.gc`."""
+    report = GcReport(dry_run=dry_run)
+    for blob in sorted(shelf.blobs):
+        with shelf.exclusive(blob):
+            wanted = blob in keep or blob in shelf.index.pins()
+            with shelf.lock:
+                info = shelf.blobs.get(blob)
+                if info is None or wanted or shelf.in_use(blob):
+                    continue
+                if not dry_run:
+                    # Under the same lock as the question: no reader can open it any more.
+                    del shelf.blobs[blob]
+            if not dry_run:
+                shelf.take_out(info)
+            report.removed.append((blob, info.size))
+    _collect_partials(shelf, keep, report)
+    for path in _garbage_files(shelf, keep):
+        report.files.append((path, size_of(path)))
+        if not dry_run:
+            unlink_durable(path)
+    return report
+
+
+def _collect_partials(shelf: Shelf, keep: set[Hash], report: GcReport) -> None:
+    sizes = {info.hash: info.size for info in scan_partials(shelf.layout)}
+    for path in shelf.layout.scan_partial():
+        name = named_hash(path, "loose")
+        if name is not None:
+            sizes[name] = sizes.get(name, 0) + size_of(path)
+    for blob, size in sorted(sizes.items()):
+        with shelf.exclusive(blob):
+            if blob in keep or shelf.is_open(blob) or blob in shelf.index.pins():
+                continue
+            if not report.dry_run:
+                shelf.drop_partial(blob)
+            report.removed.append((blob, size))
+
+
+def _garbage_files(shelf: Shelf, keep: set[Hash]) -> list[Path]:
+    """Files that a crash left over, and damaged blobs that nobody wants any more."""
+    layout = shelf.layout
+    pins = shelf.index.pins()
+    found = [
+        path
+        for path in (*layout.scan_blobs(), *layout.scan_partial())
+        if is_orphan_temp(path.name) and _is_file(path)
+    ]
+    for path in layout.scan_blobs():
+        name = named_hash(path, "table")
+        if name is None or name in shelf.blobs or path != layout.table(name):
+            continue
+        # A blob that is there but not in the index keeps its table for the rebuild.
+        if not os.path.lexists(layout.blob(name)):
+            found.append(path)
+    for path in layout.scan_damaged():
+        name = named_hash(path, "blob")
+        if name is not None and name not in keep and name not in pins and _is_file(path):
+            found.append(path)
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
