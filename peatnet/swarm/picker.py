@@ -4,10 +4,10 @@ In this order: the rarest wanted chunk that it has and did not fail before, at r
 it did fail, once nobody else is left to try; and in the *endgame*, when nothing obtainable is wanted any
 more, a chunk that is out to another source and would come sooner from this one.
 
-"Sooner" is judged by pace. A request at position p of a source's queue is expected p+1 chunk times after the
-source last delivered; when that passed by more than a chunk time the expectation was wrong, and as long
-again as it has been out already is the better one. So the endgame takes from the ends of long queues first,
-and does not double what is just about to arrive.
+"Sooner" is judged by pace. The request at position p of a source's queue is expected p+1 chunk times after the
+source last delivered. When that passed by a chunk time for the first of them, the queue has stalled, and
+the best guess is that each of its requests takes as long again as it has been out already. So the endgame
+takes from the ends of long queues first, and does not double what is just about to arrive.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from peatnet.swarm.fallback import Gate
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterator
 
     from peatnet.swarm.sources import Source
 
@@ -51,12 +52,7 @@ class Picker:
 
     def can_serve(self, source: Source, index: int) -> bool:
         """Whether the source may be asked for this chunk, and did not fail it before."""
-        return (
-            index in source.has
-            and index not in source.avoid
-            and self.may_ask(source)
-            and not (self._gaps_only(source) and self._board.rarity.count(index))
-        )
+        return index not in source.avoid and self._reaches(source, index)
 
     def elsewhere(self, index: int, source: Source) -> bool:
         """Whether some other source that is not asked for the chunk yet could serve it."""
@@ -101,40 +97,65 @@ class Picker:
         soonest, self._look_again = self._look_again, math.inf
         return soonest
 
+    def _reaches(self, source: Source, index: int) -> bool:
+        return (
+            index in source.has
+            and self.may_ask(source)
+            and not (self._gaps_only(source) and self._board.rarity.count(index))
+        )
+
     def _gaps_only(self, source: Source) -> bool:
         return source.tier is Tier.HTTP and self.gate is Gate.GAPS
 
     def _failed_before(self, source: Source) -> int | None:
         """A wanted chunk that the source failed, when nobody is left who did not."""
         for index in source.avoid:
-            if index in self._board.wanted and not self.elsewhere(index, source):
+            if (
+                index in self._board.wanted
+                and self._reaches(source, index)
+                and not self.elsewhere(index, source)
+            ):
                 source.avoid.discard(index)
-                if self.can_serve(source, index):
-                    return index
-                source.avoid.add(index)
+                return index
         return None
 
     def _second(self, source: Source, now: float) -> int | None:
-        """The chunk with the longest wait before it elsewhere, if it would come sooner from this source."""
+        """The chunk with the longest wait before it elsewhere, if it would come sooner from this source.
+
+        One chunk of each queue is looked at: the last, which waits longest while all goes well, or the first,
+        which waited longest, once the queue stalled.
+        """
         best: int | None = None
-        longest = 0.0
-        ready = source.ready_in()
+        ready = longest = source.ready_in()
         for other in self._board.living.values():
             if other is source or not other.out:
                 continue
+            queue = other.out
             step = other.pace.chunk_time
-            oldest = next(iter(other.out.values())).asked
-            eta = max(other.pace.last_delivery, oldest)
-            for index, ask in other.out.items():
-                eta += step
-                due = max(eta + step, ask.asked + ready)
-                wait = now - ask.asked if now >= due else eta - now
-                if wait <= longest and now >= due:
+            begun = max(other.pace.last_delivery, queue[next(iter(queue))].asked)
+            stalled = begun + 2 * step
+            if now >= stalled:
+                _, index = self._first_single(source, iter(queue))
+                if index is None:
                     continue
-                if len(self._board.asked[index]) == MAX_ASKED or not self.can_serve(source, index):
+                worthwhile = queue[index].asked + ready
+                wait = now - queue[index].asked
+            else:
+                behind, index = self._first_single(source, reversed(queue))
+                if index is None:
                     continue
-                if now < due and wait <= ready:
-                    self._look_again = min(self._look_again, due)
-                elif wait > longest:
-                    best, longest = index, wait
+                wait = begun + step * (len(queue) - behind) - now
+                worthwhile = now if wait > ready else stalled
+            if now < worthwhile:
+                self._look_again = min(self._look_again, worthwhile)
+            elif best is None or wait > longest:
+                best, longest = index, wait
         return best
+
+    def _first_single(self, source: Source, queue: Iterator[int]) -> tuple[int, int | None]:
+        """The first of a queue's chunks that is asked once and that the source could serve; how many precede it."""
+        passed = 0
+        for passed, index in enumerate(queue):
+            if len(self._board.asked[index]) < MAX_ASKED and self.can_serve(source, index):
+                return passed, index
+        return passed, None
