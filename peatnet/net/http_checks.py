@@ -144,10 +144,14 @@ def check_range(where: str, headers: Mapping[str, str], *, start: int, end: int,
     check_length(where, headers, end - start)
 
 
-def unsatisfied_size(headers: Mapping[str, str]) -> int | None:
-    """The file's size as a 416 answer states it, or None."""
+def too_short(where: str, headers: Mapping[str, str], size: int) -> HttpSourceError:
+    """The error for a 416 answer: our range lies beyond the end of what the server has."""
     match = _UNSATISFIED.fullmatch(headers.get("content-range", "").strip())
-    return int(match[1]) if match else None
+    found = f"has {int(match[1])} bytes" if match else "is shorter"
+    return HttpSourceError(
+        f"{where}: the file there {found}, the manifest says {size}",
+        hint="the file there is not the one that the manifest describes",
+    )
 
 
 def validator(headers: Mapping[str, str]) -> str | None:

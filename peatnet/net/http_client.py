@@ -44,7 +44,7 @@ class HttpSettings:
 
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
-    attempts: int = 5
+    attempts: int = 4
     backoff: float = 0.5
     backoff_max: float = 30.0
     max_redirects: int = 5

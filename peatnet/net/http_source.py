@@ -35,7 +35,7 @@ MAX_CONNECTIONS = 16
 MAX_CHANGES = 3
 
 # What became of one try to fetch a chunk.
-_Outcome = Literal["done", "cancelled", "changed", "no-ranges"]
+_Outcome = Literal["done", "cancelled", "changed", "streamed"]
 
 
 class HttpSource:
@@ -98,13 +98,13 @@ class HttpSource:
             self._url, connections=self._connections, settings=self._settings
         ) as client:
             link.has(None)
-            session = _Ranges(client, link, self._settings)
-            if await session.probe():
+            ranges = _Ranges(client, link, self._settings)
+            if await ranges.probe():
                 async with trio.open_nursery() as nursery:
                     for _ in range(self._connections):
-                        nursery.start_soon(session.work)
+                        nursery.start_soon(ranges.work)
             else:
-                await _Stream(client, link, self._settings).run()
+                await ranges.stream.run()
 
 
 class _Ranges:
@@ -116,9 +116,14 @@ class _Ranges:
         self._settings = settings
         self._validator: str | None = None
         self._changes = 0
+        self._proven = False  # ranges were given
+        self.stream = _Stream(client, link, settings)
 
     async def probe(self) -> bool:
-        """Fetch the first chunk that is wanted; False when the server gives no ranges."""
+        """Fetch the first chunk that is wanted; False when the server gives no ranges.
+
+        In that case the answer was the whole file, and has been read as far as it was wanted.
+        """
         buffer = memoryview(bytearray(self._link.table.chunk_size))
         while True:
             index = await self._link.next_request()
@@ -130,11 +135,7 @@ class _Ranges:
         """Fetch chunk after chunk over one connection."""
         buffer = memoryview(bytearray(self._link.table.chunk_size))
         while True:
-            index = await self._link.next_request()
-            if await self._fetch(index, buffer) == "no-ranges":
-                raise HttpSourceError(
-                    f"{checks.display(self._client.url)}: the server stopped giving ranges"
-                )
+            await self._fetch(await self._link.next_request(), buffer)
 
     async def _fetch(self, index: int, buffer: memoryview) -> _Outcome:
         """Fetch one chunk, with retries; "changed" never comes out of here."""
@@ -147,6 +148,8 @@ class _Ranges:
                 if attempt >= self._settings.attempts:
                     raise exc.final(attempt) from exc
                 await trio.sleep(self._settings.wait(attempt, exc.wait))
+                if self.stream.started:
+                    return "streamed"
             else:
                 if outcome != "changed":
                     return outcome
@@ -162,12 +165,15 @@ class _Ranges:
             headers["If-Range"] = conditional
         async with self._client.get(headers) as (response, where):
             if response.status_code == 416:
-                raise _too_short(where, response, table.size)
+                raise checks.too_short(where, response.headers, table.size)
             if response.status_code == 200:
                 # What it is now, not what it was; or the server knows no ranges at all.
                 checks.check_length(where, response.headers, table.size)
                 if conditional is None:
-                    return "no-ranges"
+                    if self._proven:
+                        raise HttpSourceError(f"{where}: the server stopped giving ranges")
+                    await self.stream.read(response, where)
+                    return "streamed"
                 if self._validator == conditional:
                     self._validator = None
                     self._changes += 1
@@ -175,6 +181,7 @@ class _Ranges:
             checks.check_range(
                 where, response.headers, start=start, end=start + length, size=table.size
             )
+            self._proven = True
             body = Body(response, where, length)
             try:
                 if not await body.read_into(view, lambda: self._link.cancelled(index)):
@@ -197,7 +204,10 @@ class _Stream:
         self._settings = settings
         self._buffer = memoryview(bytearray(link.table.chunk_size))
         self._nothing = bytes((link.table.n_chunks + 7) // 8)
+        self._missing: list[int] = []  # when this reading began
+        self._pending: set[int] = set()  # asked for, and not cancelled or delivered
         self._progress = False
+        self.started = False
 
     async def run(self) -> None:
         """Read the file, again from the start when it breaks off, until cancelled."""
@@ -217,60 +227,71 @@ class _Stream:
 
     async def _pass(self) -> None:
         """One reading of the file, from its first byte."""
-        table = self._link.table
-        missing = [index for index in range(table.n_chunks) if self._link.wants(index)]
-        if not missing:
+        if not self._offer():
             await self._link.next_request()
             return
         # Nothing is asked of the server before a chunk is wanted from it.
-        self._link.has(self._nothing)
-        self._link.gained(missing[:STREAM_WINDOW])
-        pending = {await self._link.next_request()}
+        self._pending.add(await self._link.next_request())
         async with self._client.get({}) as (response, where):
             if response.status_code != 200:
                 raise HttpSourceError(
                     f"{where}: HTTP {response.status_code} to a request for the whole file"
                 )
-            checks.check_length(where, response.headers, table.size)
-            body = Body(response, where, table.size)
-            try:
-                await self._read_through(body, missing, pending, where)
-            finally:
-                await body.aclose()
+            checks.check_length(where, response.headers, self._link.table.size)
+            await self._read_through(response, where)
 
-    async def _read_through(
-        self, body: Body, missing: list[int], pending: set[int], where: str
-    ) -> None:
+    async def read(self, response: httpx.Response, where: str) -> None:
+        """Read the whole file from an answer that is there already, its length checked."""
+        self.started = True
+        if self._offer():
+            await self._read_through(response, where)
+
+    def _offer(self) -> bool:
+        """Take back all that was said to be here but the first chunks missing; whether there are any."""
         table = self._link.table
-        position = 0
-        for rank, index in enumerate(missing):
-            if not self._link.wants(index):
-                continue
-            ahead = missing[rank : rank + STREAM_WINDOW]
-            if table.offset_of(index) - position > STREAM_WINDOW * table.chunk_size:
-                # A long way to go: nothing is to be had from us before we are there.
-                self._link.has(self._nothing)
-                pending.clear()
-                await body.skip(table.offset_of(index) - position)
-                position = table.offset_of(index)
-            self._link.gained(ahead)
-            await self._wait_until_wanted(pending)
-            await body.skip(table.offset_of(index) - position)
-            view = self._buffer[: table.length_of(index)]
-            await body.read_into(view)
-            position = table.offset_of(index) + len(view)
-            if position == table.size:
-                await body.expect_end()
-            pending.discard(index)
-            await _deliver(self._link, index, view, where)
-            self._progress = True
+        self._missing = [index for index in range(table.n_chunks) if self._link.wants(index)]
+        self._pending.clear()
+        self._link.has(self._nothing)
+        self._link.gained(self._missing[:STREAM_WINDOW])
+        return bool(self._missing)
 
-    async def _wait_until_wanted(self, pending: set[int]) -> None:
+    async def _read_through(self, response: httpx.Response, where: str) -> None:
+        table = self._link.table
+        body = Body(response, where, table.size)
+        position = 0
+        try:
+            for rank, index in enumerate(self._missing):
+                if not self._link.wants(index):
+                    continue
+                start, length = table.offset_of(index), table.length_of(index)
+                if start - position > STREAM_WINDOW * table.chunk_size:
+                    # A long way to go: nothing is to be had from us before we are there.
+                    self._link.has(self._nothing)
+                    self._pending.clear()
+                    await body.skip(start - position)
+                    position = start
+                self._link.gained(self._missing[rank : rank + STREAM_WINDOW])
+                await self._wait_until_wanted()
+                await body.skip(start - position)
+                view = self._buffer[:length]
+                await body.read_into(view)
+                position = start + length
+                if position == table.size:
+                    await body.expect_end()
+                self._pending.discard(index)
+                await _deliver(self._link, index, view, where)
+                self._progress = True
+        finally:
+            await body.aclose()
+
+    async def _wait_until_wanted(self) -> None:
         """Go on once a chunk ahead is asked for; a stream that nobody wants must not load the server."""
+        pending = self._pending
         while True:
             while (index := self._link.poll_request()) is not None:
                 pending.add(index)
-            pending -= {index for index in pending if self._link.cancelled(index)}
+            for index in [each for each in pending if self._link.cancelled(each)]:
+                pending.remove(index)
             if pending:
                 return
             pending.add(await self._link.next_request())
@@ -286,12 +307,3 @@ async def _deliver(link: SourceLink, index: int, view: memoryview, where: str) -
             hint="the file there is not the one that the manifest describes",
         ) from exc
     link.arrived(index)
-
-
-def _too_short(where: str, response: httpx.Response, size: int) -> HttpSourceError:
-    there = checks.unsatisfied_size(response.headers)
-    found = "is shorter" if there is None else f"has {there} bytes"
-    return HttpSourceError(
-        f"{where}: the file there {found}, the manifest says {size}",
-        hint="the file there is not the one that the manifest describes",
-    )

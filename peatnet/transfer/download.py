@@ -30,7 +30,7 @@ class Download:
         store: where the blob goes.
         hash: the blob's name, BLAKE3 of its bytes.
         table: the chunk table; from a signed manifest, or taken from a peer (then see ``table_signed``).
-        sha256: hex SHA-256 that the bytes must have too; None or "" not to compute it.
+        sha256: hex SHA-256 that the bytes must have too; None or "" where it is not known.
         rng: breaks the swarm's ties.
         settings: limits and times.
         on_ban: called with a source's name and a reason when it sent bytes that do not match the table.
@@ -157,7 +157,7 @@ class Download:
     async def _fetch(self) -> BlobInfo:
         partial = await trio.to_thread.run_sync(self._store.start_partial, self.table, self.hash)
         try:
-            hasher = WholeHasher(partial, sha256=self._sha256 is not None)
+            hasher = WholeHasher(partial, sha256=True)  # the store keeps it, asked for or not
             self._engine = Engine(
                 partial,
                 hasher,

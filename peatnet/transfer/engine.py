@@ -242,7 +242,7 @@ class Engine:
             wakeup = self.swarm.next_wakeup()
             self._timer = trio.CancelScope(deadline=math.inf if wakeup is None else wakeup)
             with self._timer:
-                await trio.sleep_forever()
+                await trio.sleep(math.inf)
             self.feed(Tick())
 
     async def _watch_for_the_end(self) -> None:
