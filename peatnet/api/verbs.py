@@ -1,0 +1,250 @@
+"""What a node can be asked: one table of verbs, the same over the control socket and within a process.
+
+A verb is a pydantic model of its parameters (strict and bounded, since they come from another process) and
+an async function that asks the node and gives a value fit for JSON. Long verbs say how far they are
+through ``emit``, which may be called from any thread, as often as it suits, and never blocks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from peatnet.blobs import AddMode
+from peatnet.errors import UsageError
+from peatnet.models import ModelManifest
+from peatnet.views import SourceChoice
+
+if TYPE_CHECKING:
+    from peatnet.node import Node
+
+Emit = Callable[[dict[str, Any]], None]
+
+# A path may be 4096 bytes long on Linux; a reference is a model id, "@" and a version, or a hash.
+_PathText = Annotated[str, Field(min_length=1, max_length=4096)]
+_Reference = Annotated[str, Field(min_length=1, max_length=300)]
+_PeerId = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Params(BaseModel):
+    """The parameters of a verb; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoParams(Params):
+    """For verbs that need none."""
+
+
+class ReferenceParams(Params):
+    """For verbs on one model or blob."""
+
+    reference: _Reference
+
+
+class RemoveParams(ReferenceParams):
+    """``force`` removes what is pinned, too."""
+
+    force: bool = False
+
+
+class PublishParams(Params):
+    """An absolute path, the manifest's JSON (sizes and hashes are filled in), and how to take the file."""
+
+    path: _PathText
+    manifest: dict[str, Any]
+    mode: AddMode = AddMode.AUTO
+
+
+class GetParams(ReferenceParams):
+    """``out`` is absolute; with ``force`` it may exist."""
+
+    source: SourceChoice = SourceChoice.ANY
+    out: _PathText | None = None
+    force: bool = False
+
+
+class PeerParams(Params):
+    """For verbs on one peer."""
+
+    peer_id: _PeerId
+
+
+class VerifyParams(Params):
+    """None verifies everything; ``rebuild`` first makes the index anew from the blob files."""
+
+    reference: _Reference | None = None
+    rebuild: bool = False
+
+
+class GcParams(Params):
+    """``dry_run`` only tells."""
+
+    dry_run: bool = False
+
+
+P = TypeVar("P", bound=Params)
+
+
+@dataclass(frozen=True, slots=True)
+class Verb(Generic[P]):
+    """One thing that a node can be asked."""
+
+    params: type[P]
+    run: Callable[[Node, P, Emit], Awaitable[Any]]
+
+    def parse(self, params: Any) -> P:
+        """Check parameters.
+
+        Raises:
+            UsageError: one is missing, unknown or of the wrong kind; the message names it.
+        """
+        try:
+            return self.params.model_validate(params)
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "parameters"
+            raise UsageError(f"{where}: {first['msg']}") from exc
+
+
+def absolute(text: str) -> Path:
+    """A path that means the same in this process as in the one that sent it.
+
+    Raises:
+        UsageError: it is relative, or holds a NUL.
+    """
+    if not text.startswith("/") or "\0" in text:
+        raise UsageError(f"path {text!r} must be absolute")
+    return Path(text)
+
+
+async def _id(node: Node, _params: NoParams, _emit: Emit) -> Any:
+    return {"peer_id": node.peer_id}
+
+
+async def _node(node: Node, _params: NoParams, _emit: Emit) -> Any:
+    return {"peer_id": node.peer_id, "addrs": node.addrs, "data_dir": str(node.config.data_dir)}
+
+
+async def _publish(node: Node, params: PublishParams, emit: Emit) -> Any:
+    path = absolute(params.path)
+    manifest = ModelManifest.from_json(json.dumps(params.manifest))
+    size = path.stat().st_size if path.is_file() else 0
+
+    def progress(hashed: int) -> None:
+        emit({"hashed_bytes": hashed, "size_bytes": size})
+
+    return _manifest(await node.publish(path, manifest, mode=params.mode, progress=progress))
+
+
+async def _models(node: Node, _params: NoParams, _emit: Emit) -> Any:
+    return [view.to_json() for view in await node.models()]
+
+
+async def _show(node: Node, params: ReferenceParams, _emit: Emit) -> Any:
+    return _manifest(await node.show(params.reference))
+
+
+async def _get(node: Node, params: GetParams, emit: Emit) -> Any:
+    result = await node.get(
+        params.reference,
+        source=params.source,
+        out=None if params.out is None else absolute(params.out),
+        force=params.force,
+        progress=lambda progress: emit(progress.to_json()),
+    )
+    return result.to_json()
+
+
+async def _peers(node: Node, _params: NoParams, _emit: Emit) -> Any:
+    return [view.to_json() for view in await node.peers()]
+
+
+async def _trust_add(node: Node, params: PeerParams, _emit: Emit) -> Any:
+    await node.trust_add(params.peer_id)
+    return await node.trust_list()
+
+
+async def _trust_remove(node: Node, params: PeerParams, _emit: Emit) -> Any:
+    await node.trust_remove(params.peer_id)
+    return await node.trust_list()
+
+
+async def _trust_list(node: Node, _params: NoParams, _emit: Emit) -> Any:
+    return await node.trust_list()
+
+
+async def _withdraw(node: Node, params: ReferenceParams, _emit: Emit) -> Any:
+    await node.withdraw(params.reference)
+    return {"withdrawn": params.reference}
+
+
+async def _rm(node: Node, params: RemoveParams, _emit: Emit) -> Any:
+    return {"freed_bytes": await node.remove(params.reference, force=params.force)}
+
+
+async def _pin(node: Node, params: ReferenceParams, _emit: Emit) -> Any:
+    return {"blob_hash": await node.pin(params.reference), "pinned": True}
+
+
+async def _unpin(node: Node, params: ReferenceParams, _emit: Emit) -> Any:
+    return {"blob_hash": await node.unpin(params.reference), "pinned": False}
+
+
+async def _verify(node: Node, params: VerifyParams, _emit: Emit) -> Any:
+    report = await node.verify(params.reference, rebuild=params.rebuild)
+    return {
+        "ok": report.ok,
+        "checked": len(report.good) + len(report.damaged),
+        "damaged": [
+            {
+                "blob_hash": damage.hash.hex(),
+                "reason": damage.reason,
+                "bad_chunks": list(damage.bad_chunks),
+                "moved_to": str(damage.moved_to),
+            }
+            for damage in report.damaged
+        ],
+        "missing": [blob.hex() for blob in report.missing],
+        "foreign": [str(path) for path in report.foreign],
+        "bytes_read": report.bytes_read,
+    }
+
+
+async def _gc(node: Node, params: GcParams, _emit: Emit) -> Any:
+    report = await node.gc(dry_run=params.dry_run)
+    return {
+        "dry_run": report.dry_run,
+        "removed": [{"blob_hash": blob.hex(), "size_bytes": size} for blob, size in report.removed],
+        "files": [{"path": str(path), "size_bytes": size} for path, size in report.files],
+        "freed_bytes": report.freed_bytes,
+    }
+
+
+def _manifest(manifest: ModelManifest) -> Any:
+    return manifest.payload()
+
+
+VERBS: dict[str, Verb[Any]] = {
+    "id": Verb(NoParams, _id),
+    "node": Verb(NoParams, _node),
+    "publish": Verb(PublishParams, _publish),
+    "models": Verb(NoParams, _models),
+    "show": Verb(ReferenceParams, _show),
+    "get": Verb(GetParams, _get),
+    "peers": Verb(NoParams, _peers),
+    "trust_add": Verb(PeerParams, _trust_add),
+    "trust_remove": Verb(PeerParams, _trust_remove),
+    "trust_list": Verb(NoParams, _trust_list),
+    "withdraw": Verb(ReferenceParams, _withdraw),
+    "rm": Verb(RemoveParams, _rm),
+    "pin": Verb(ReferenceParams, _pin),
+    "unpin": Verb(ReferenceParams, _unpin),
+    "verify": Verb(VerifyParams, _verify),
+    "gc": Verb(GcParams, _gc),
+}

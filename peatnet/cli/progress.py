@@ -1,0 +1,103 @@
+"""Progress on a terminal: one bar for hashing, a bar with sources for fetching. Elsewhere: silence."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from peatnet.cli.output import human_size, human_time, short_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from rich.console import RenderableType
+
+# More sources than this are summed up: the line must stay one line.
+_SOURCES_SHOWN = 4
+
+
+class _Bar(Progress):
+    """A progress bar with a line below it that says where the bytes come from."""
+
+    sources = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.sources:
+            yield Text(f"  from {self.sources}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+@contextmanager
+def fetch_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """A bar for ``get``; gives the callback to feed with ``Progress`` objects, or None without a terminal."""
+    with _bar("[bold]{task.description}", "{task.fields[speed]}") as bar:
+        if bar is None:
+            yield None
+            return
+        task = bar.add_task(label, total=None, speed="looking for sources")
+
+        def update(progress: dict[str, Any]) -> None:
+            rate, left = progress["rate"], progress["eta_s"]
+            speed = f"{human_size(rate)}/s" if rate else ""
+            if left is not None and rate:
+                speed += f", {human_time(left)} left"
+            bar.sources = describe_sources(progress["bytes_by_source"])
+            bar.update(
+                task,
+                completed=progress["verified_bytes"],
+                total=progress["size_bytes"],
+                speed=speed,
+            )
+
+        yield update
+
+
+@contextmanager
+def hash_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """A bar for ``publish``; gives the callback to feed, or None without a terminal."""
+    with _bar("[bold]{task.description}", "hashing") as bar:
+        if bar is None:
+            yield None
+            return
+        task = bar.add_task(label, total=None)
+
+        def update(progress: dict[str, Any]) -> None:
+            bar.update(task, completed=progress["hashed_bytes"], total=progress["size_bytes"])
+
+        yield update
+
+
+def describe_sources(bytes_by_source: dict[str, int]) -> str:
+    """``…abc 60%, http:example.org 40%``: the sources with their share of the bytes, largest first."""
+    total = sum(bytes_by_source.values())
+    if not total:
+        return ""
+    ranked = sorted(bytes_by_source.items(), key=lambda item: -item[1])
+    shown = [
+        f"{short_source(name)} {size / total:.0%}" for name, size in ranked[:_SOURCES_SHOWN] if size
+    ]
+    if len(ranked) > _SOURCES_SHOWN:
+        rest = sum(size for _, size in ranked[_SOURCES_SHOWN:])
+        shown.append(f"{len(ranked) - _SOURCES_SHOWN} more {rest / total:.0%}")
+    return ", ".join(shown)
+
+
+@contextmanager
+def _bar(first: str, last: str) -> Iterator[_Bar | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (
+        TextColumn(first),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        DownloadColumn(binary_units=True),
+        TextColumn(last),
+    )
+    with _Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield bar

@@ -1,0 +1,182 @@
+"""``peatnet publish``: offer a model file to all nodes."""
+
+# ruff: noqa: PLC0415  # heavy modules are imported late: --help must answer at once
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peatnet.cli.options import DataDir, Json, Verbose
+from peatnet.cli.output import note, print_json
+from peatnet.cli.session import Session
+from peatnet.errors import UsageError
+
+
+class Mode(StrEnum):
+    """How the file gets into the store; the words of ``peatnet.blobs.AddMode``."""
+
+    AUTO = "auto"
+    COPY = "copy"
+    REFLINK = "reflink"
+    HARDLINK = "hardlink"
+    MOVE = "move"
+
+
+def publish(
+    ctx: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The model file.", show_default=False)
+    ],
+    *,
+    model_id: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            metavar="ID",
+            help="What others call the model, such as ministral-3b.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="Its name for people. Otherwise the id.",
+            show_default=False,
+        ),
+    ] = None,
+    model_type: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="detector, llm, tracker, embedder, vlm, whisper or custom.",
+            show_default=False,
+        ),
+    ] = None,
+    model_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="onnx, gguf, tensorrt, pytorch or safetensors.",
+            show_default=False,
+        ),
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            "--version",
+            metavar="VERSION",
+            help="Its version. Otherwise 1.0.0.",
+            show_default=False,
+        ),
+    ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            "--quantization",
+            metavar="Q",
+            help="F32, F16, BF16, INT8, Q4_0, Q4_K_M, …",
+            show_default=False,
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="A web address with the same bytes, for when no peer has them.",
+            show_default=False,
+        ),
+    ] = None,
+    model_license: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            metavar="SPDX",
+            help="Its license. Otherwise Apache-2.0.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            metavar="WHO",
+            help="Who made it, such as Mistral AI.",
+            show_default=False,
+        ),
+    ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--feature",
+            metavar="WORD",
+            help="Something that it can do, such as chat; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="F.json",
+            help="A manifest with everything else; the options above win over it.",
+            show_default=False,
+        ),
+    ] = None,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            "--mode", help="auto shares the file's blocks where the file system can, else copies."
+        ),
+    ] = Mode.AUTO,
+    move: Annotated[bool, typer.Option("--move", help="The same as --mode move.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Offer a model file to all nodes, and print its manifest.
+
+    Type, format and quantization are guessed from the file's name where they are not given. The store takes
+    its own copy of the file.
+    """
+    from peatnet.cli.draft import draft_manifest
+    from peatnet.cli.progress import hash_bar
+
+    session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
+    if move and mode not in (Mode.AUTO, Mode.MOVE):
+        raise UsageError(f"--move and --mode {mode} contradict each other")
+    path = file.expanduser().absolute()
+    drafted, remarks = draft_manifest(
+        path.name,
+        manifest,
+        {
+            "model_id": model_id,
+            "name": name,
+            "model_type": model_type,
+            "format": model_format,
+            "version": version,
+            "quantization": quantization,
+            "download_url": url,
+            "license": model_license,
+            "source": source,
+            "features": feature,
+        },
+    )
+    for remark in remarks:
+        note(f"assumed {remark}")
+    if remarks:
+        note("(--format, --quantization and --type say otherwise)")
+    params = {
+        "path": str(path),
+        "manifest": drafted,
+        "mode": (Mode.MOVE if move else mode).value,
+    }
+    with hash_bar(path.name) as update:
+        published = session.call("publish", params, on_progress=update)
+    print_json(published)

@@ -1,0 +1,67 @@
+"""The body of ``peatnet up``: node and control socket under one nursery, ended by a signal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from peatnet.api import control_socket, serve_control
+from peatnet.cli.errors import EXIT_BUG
+from peatnet.cli.output import print_line
+from peatnet.node import open_node
+
+if TYPE_CHECKING:
+    from peatnet.config import Config
+
+_log = structlog.get_logger("peatnet.up")
+
+# A clean stop takes well under a second. One that hangs is cut off in time for service managers and people;
+# the store is made to survive that.
+_STOP_WITHIN_S = 4.5
+
+
+def run_node(config: Config) -> None:
+    """Run a node in the foreground until SIGTERM or SIGINT; then stop cleanly and return.
+
+    Raises:
+        PeatnetError: the node could not start, or could not go on.
+    """
+    trio.run(_up, config)
+
+
+async def _up(config: Config) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
+            async with open_node(config) as node, trio.open_nursery() as serving:
+                await serving.start(serve_control, node, control_socket(config.data_dir))
+                print_line(json.dumps({"peer_id": node.peer_id, "addrs": node.addrs}))
+                _log.info(
+                    "ready", peer_id=node.peer_id, addrs=node.addrs, data_dir=str(config.data_dir)
+                )
+                await trio.sleep(math.inf)
+    _log.info("stopped")
+
+
+async def _stop_on_signal(signals: object, scope: trio.CancelScope) -> None:
+    async for number in signals:  # type: ignore[attr-defined]  # trio does not name this type
+        _log.info("stopping", signal=signal.Signals(number).name)
+        watchdog = threading.Timer(_STOP_WITHIN_S, _give_up_stopping)
+        watchdog.daemon = True
+        watchdog.start()
+        scope.cancel()
+        return
+
+
+def _give_up_stopping() -> None:
+    _log.error("stopping took too long: ending at once", limit_s=_STOP_WITHIN_S)
+    sys.stderr.flush()
+    os._exit(EXIT_BUG)

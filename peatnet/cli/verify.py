@@ -1,0 +1,54 @@
+"""``peatnet verify``: hash what the store holds and compare."""
+
+from typing import Annotated
+
+import typer
+
+from peatnet.cli.options import DataDir, Json, Verbose
+from peatnet.cli.output import human_size, note, print_json, print_line
+from peatnet.cli.session import Session
+from peatnet.errors import IntegrityError
+
+
+def verify(
+    ctx: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL[@VERSION]|HASH]",
+            help="Verify this one only. Otherwise everything.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="First rebuild the index from the blob files.")
+    ] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Hash the stored bytes again and compare.
+
+    What is damaged is moved aside, never deleted, and no longer served; the command then ends with the
+    exit code for damage (15).
+    """
+    session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
+    report = session.call("verify", {"reference": model, "rebuild": rebuild})
+    if session.json:
+        print_json(report)
+    elif report["ok"]:
+        print_line(
+            f"verified: {report['checked']} blobs, {human_size(report['bytes_read'])}, none damaged"
+        )
+    for path in report["foreign"]:
+        note(f"not peatnet's, left alone: {path}")
+    for damage in report["damaged"]:
+        note(f"damaged: {damage['blob_hash']}: {damage['reason']}; moved to {damage['moved_to']}")
+    for blob_hash in report["missing"]:
+        note(f"missing: {blob_hash}: its file is gone")
+    if not report["ok"]:
+        raise IntegrityError(
+            f"{len(report['damaged'])} blobs are damaged, {len(report['missing'])} are missing",
+            hint="`peatnet get` fetches a model again",
+        )

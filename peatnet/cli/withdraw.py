@@ -1,0 +1,29 @@
+"""``peatnet withdraw``: take a published model back."""
+
+from typing import Annotated
+
+import typer
+
+from peatnet.cli.options import DataDir, Json, Verbose
+from peatnet.cli.output import print_json, print_line
+from peatnet.cli.session import Session
+
+
+def withdraw(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL@VERSION", show_default=False)],
+    *,
+    data_dir: DataDir = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take back a model that this node published: the others stop listing and fetching it.
+
+    The bytes stay, here and elsewhere, until `rm` or `gc` removes them.
+    """
+    session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
+    session.call("withdraw", {"reference": model})
+    if session.json:
+        print_json({"withdrawn": model})
+    else:
+        print_line(f"withdrawn: {model}")
