@@ -80,15 +80,20 @@ def test_bytes_are_bounded_too(trusted: bool) -> None:  # noqa: FBT001  # pytest
 
 
 def test_a_newer_record_that_is_not_larger_is_always_taken() -> None:
-    catalogue = Catalogue([ALICE.peer_id, BOB.peer_id], limits=limits(trusted=1, publisher=1))
-    assert fill(catalogue, 0, 1) + fill(catalogue, 1, 1) == [YES, YES]  # more than `trusted`
-    assert fill(catalogue, 0, 2)[1] is NO
+    catalogue = Catalogue([ALICE.peer_id, BOB.peer_id], limits=limits(trusted=2, publisher=1))
+    assert fill(catalogue, 0, 2) == [YES, YES]
+    assert fill(catalogue, 1, 1) == [YES]  # Bob's own share; now the common room is overdrawn
+    assert fill(catalogue, 0, 3)[2] is NO
     assert catalogue.offer(make(0, key=key(0), sequence=9)) is YES
-    gone = make(0, RecordType.WITHDRAWAL, key=key(0), sequence=10, body=b"")
-    assert len(gone.envelope) <= SIZE + 2
+    assert catalogue.offer(make(0, key=key(0), sequence=10, body=b"{ }")) is NO  # larger
+
+
+def test_a_withdrawal_is_taken_at_the_limit() -> None:
     catalogue = Catalogue(limits=limits(publisher=1))
-    assert catalogue.offer(make(0, key=key(0), body=b"x" * 20)) is YES
+    assert catalogue.offer(make(key=key(0), body=b"x" * 20)) is YES
+    gone = make(record_type=RecordType.WITHDRAWAL, key=key(0), sequence=2)
     assert catalogue.offer(gone) is YES
+    assert catalogue.manifests() == []
 
 
 def test_what_was_refused_is_wanted_again_only_when_trust_changes() -> None:

@@ -207,6 +207,17 @@ def test_the_largest_envelope_is_signed_and_opened_and_no_larger_one() -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("char", ["\0", "\x1f", "\x7f", "\x80", "\x9f"])
+def test_control_characters_are_refused_up_to_the_last(char: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="control character"):
+        open_record(seal(pack(k=f"a{char}", s=1, b=b"")))
+
+
+@pytest.mark.parametrize("char", [" ", "~", "\xa0", "é", "模"])
+def test_other_characters_are_taken(char: str) -> None:
+    assert open_record(seal(pack(k=char, s=1, b=b""))).key == char
+
+
 def test_slots() -> None:
     slots = {kind: slot_of(ALICE.public, kind, "a") for kind in RecordType}
     assert slots[RecordType.MANIFEST] == slots[RecordType.WITHDRAWAL]
