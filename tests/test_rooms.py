@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "peatnet"
 MAX_LINES = 500
 
-# A room may import from itself and from the rooms above it. All modules of the package's top but errors and
-# __main__ are one room, "node": config, node and their helpers, where everything is wired together.
+# A room may import from itself and from the rooms above it. The modules of the package's top are one room,
+# "node" (config, node and their helpers: where everything is wired together), but for errors, __main__, and
+# identity, which reads the node's key from disk for net and, without any libp2p, for commands.
 ROOMS: list[set[str]] = [
     {"errors"},
     {"models"},
@@ -22,6 +23,7 @@ ROOMS: list[set[str]] = [
     {"records"},
     {"swarm"},
     {"transfer"},
+    {"identity"},
     {"net"},
     {"deploy"},
     {"node"},
@@ -29,12 +31,13 @@ ROOMS: list[set[str]] = [
     {"cli"},
     {"__main__"},
 ]
+ROOMS_OF_ONE = {"__init__", "__main__", "errors", "identity"}
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 
 # State machines and plain data: no files, no sockets, no clock, no threads, no randomness of their own.
 PURE = {"models", "records", "swarm"}
 OUTSIDE = {
-    "asyncio", "httpx", "multiprocessing", "os", "pathlib", "secrets", "select", "shutil", "signal",
+    "asyncio", "httpx", "multiprocessing", "os", "pathlib.Path", "secrets", "select", "shutil", "signal",
     "socket", "sqlite3", "ssl", "structlog", "subprocess", "tempfile", "threading", "time", "trio",
 }  # fmt: skip
 
@@ -45,15 +48,13 @@ def modules() -> list[Path]:
 
 def room_of(path: Path, package: Path = PACKAGE) -> str:
     parts = path.relative_to(package).with_suffix("").parts
-    if len(parts) == 1 and parts[0] not in {"__init__", "__main__", "errors"}:
-        return "node"
-    return parts[0]
+    return "node" if len(parts) == 1 and parts[0] not in ROOMS_OF_ONE else parts[0]
 
 
 def imports_of(source: str, module: str) -> set[str]:
     """Every module name that the source imports, anywhere in it, with relative imports resolved.
 
-    ``from peatnet import x`` counts as ``peatnet.x``.
+    ``from os import path`` counts as ``os.path``, ``from peatnet.room.module import name`` as the module.
     """
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -64,10 +65,10 @@ def imports_of(source: str, module: str) -> set[str]:
             if node.level:
                 parts = module.split(".")[: -node.level]
                 base = ".".join([*parts, base] if base else parts)
-            if base == "peatnet":
-                found.update(f"peatnet.{alias.name}" for alias in node.names)
-            else:
+            if base.startswith("peatnet."):
                 found.add(base)
+            else:
+                found.update(f"{base}.{alias.name}" for alias in node.names)
     return found
 
 
@@ -83,14 +84,14 @@ def breaches(path: Path, package: Path = PACKAGE) -> list[str]:
         top, _, rest = name.partition(".")
         if top == "libp2p" and room != "net":
             found.append(f"{path.name} ({room}) imports {name}: only net may know libp2p")
-        if room in PURE and top in OUTSIDE:
+        if room in PURE and not OUTSIDE.isdisjoint({top, name}):
             found.append(f"{path.name} ({room}) imports {name}: {room} is pure")
         if top != "peatnet" or room == "__init__":
             continue  # the package's own __init__ re-exports, and so knows all rooms
         target = rest.partition(".")[0]
         if target in {"", "__version__"}:
             continue
-        if (package / f"{target}.py").exists() and target != "errors":
+        if (package / f"{target}.py").exists() and target not in ROOMS_OF_ONE:
             target = "node"
         if target not in RANK:
             found.append(f"{path.name} ({room}) imports {name}: not a room")

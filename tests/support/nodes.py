@@ -52,6 +52,10 @@ class Ran:
         assert self.code == 0, self
         return json.loads(self.out)
 
+    def ok(self) -> Ran:
+        assert self.code == 0, self
+        return self
+
     def failed(self, error: type[Any]) -> Ran:
         """Asserts the exit code of this error class, its one clear line, and a quiet stdout."""
         assert self.code == error.exit_code, (
@@ -68,6 +72,7 @@ def peatnet(
     *arguments: str | Path,
     timeout: float = CLI_TIMEOUT,
     rogue: dict[str, Any] | None = None,
+    unprivileged: bool = False,
 ) -> Ran:
     """Runs one `peatnet` command on a data directory to its end.
 
@@ -76,9 +81,12 @@ def peatnet(
         arguments: the verb and its arguments.
         timeout: seconds after which the test fails.
         rogue: faults to build in, see support/rogue_node.py.
+        unprivileged: file modes count, even for root; see support/unprivileged.py.
     """
     words = [str(word) for word in arguments]
     program, extra = program_of(rogue)
+    if unprivileged:
+        program = [str(SUPPORT / "unprivileged.py")]
     done = subprocess.run(
         [sys.executable, *program, *words],
         env=environment(data_dir) | extra,

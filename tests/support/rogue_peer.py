@@ -1,28 +1,33 @@
-"""A stranger on the network: a bare libp2p host, without peatnet, that sends what it is told to send.
+"""A stranger on the network: a bare libp2p host, without peatnet, that says what it is told to say.
 
 Usage: python rogue_peer.py ADDR, with one JSON object a line on stdin and one answer a line on stdout::
 
+    {"do": "host", "seed": HEX}    becomes another host with this key and connects: {"peer_id": text}
     {"do": "stream", "protocol": P, "data": HEX, "wait": SECONDS}
                                    opens a stream, sends the bytes, and reads until the other side ends the
                                    stream or the time is over: {"reply": HEX, "ended": bool}
-    {"do": "publish", "topic": T, "data": HEX}    a signed gossip message: {}
+    {"do": "serve", "replies": {T: [HEADER, HEX]}}
+                                   answers requests of type T on /peatnet/blob/1 with this header, in which
+                                   values {"hex": ...} are bytes and "@i", "@c" are those of the request, and
+                                   this payload; a request of another type is not answered: {}
+    {"do": "publish", "topic": T, "data": HEX}    a signed gossip message, once the other side listens: {}
     {"do": "connected"}                           {"connected": bool}
     {"do": "reconnect"}                           {"connected": bool}
-    {"do": "mesh", "topic": T}     waits until the other side has subscribed: {"mesh": bool}
 
-An answer {"error": text} says that libp2p refused. The first line on stdout is {"peer_id": ...}. The seed of its
-key is given as the second argument, 64 hex digits, if it matters.
+An answer {"error": text} says that libp2p refused. The first step must be "host".
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import secrets
+import struct
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgpack
 import trio
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
@@ -41,7 +46,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 if TYPE_CHECKING:
-    from libp2p.abc import IHost
+    from libp2p.abc import IHost, INetStream
 
 STEP_TIMEOUT = 20.0
 MAX_REPLY = 8 * 1024 * 1024
@@ -72,13 +77,23 @@ class Stranger:
         await self.host.connect(self.target)
         return {"connected": self.connected()}
 
-    async def _mesh(self, step: dict[str, Any]) -> dict[str, Any]:
-        while self.target.peer_id not in self.pubsub.peer_topics.get(step["topic"], set()):  # noqa: ASYNC110  # py-libp2p has no event for it
-            await trio.sleep(0.05)
-        return {"mesh": True}
-
     async def _publish(self, step: dict[str, Any]) -> dict[str, Any]:
+        listening = self.pubsub.peer_topics
+        while self.target.peer_id not in listening.get(step["topic"], set()):  # noqa: ASYNC110  # py-libp2p has no event for it
+            await trio.sleep(0.02)
         await self.pubsub.publish(step["topic"], bytes.fromhex(step["data"]))
+        return {}
+
+    async def _serve(self, step: dict[str, Any]) -> dict[str, Any]:
+        async def answer(stream: INetStream) -> None:
+            with contextlib.suppress(BaseLibp2pError):
+                while True:
+                    lengths = struct.unpack(">II", await read_exactly(stream, 8))
+                    request = msgpack.unpackb(await read_exactly(stream, sum(lengths)))
+                    if request["t"] in step["replies"]:
+                        await stream.write(reply_to(request, *step["replies"][request["t"]]))
+
+        self.host.set_stream_handler(TProtocol("/peatnet/blob/1"), answer)
         return {}
 
     async def _stream(self, step: dict[str, Any]) -> dict[str, Any]:
@@ -101,15 +116,33 @@ class Stranger:
         return {"reply": reply.hex(), "ended": ended}
 
 
-async def run(target: str, seed: bytes) -> None:
+async def read_exactly(stream: INetStream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = await stream.read(count - len(data))
+        if not part:
+            raise StreamEOF
+        data += part
+    return data
+
+
+def reply_to(request: dict[str, Any], header: dict[str, Any], payload: str) -> bytes:
+    def value(told: Any) -> Any:
+        if isinstance(told, dict):
+            return bytes.fromhex(told["hex"])
+        return request[told[1:]] if isinstance(told, str) and told.startswith("@") else told
+
+    packed: bytes = msgpack.packb({key: value(told) for key, told in header.items()})
+    data = bytes.fromhex(payload)
+    return struct.pack(">II", len(packed), len(data)) + packed + data
+
+
+async def run_host(target: str, seed: bytes, *, task_status: Any) -> None:
     keys = create_new_key_pair(seed)
+    noise_key = create_noise_key_pair().private_key
     host = new_host(
         key_pair=keys,
-        sec_opt={
-            NOISE: NoiseTransport(
-                libp2p_keypair=keys, noise_privkey=create_noise_key_pair().private_key
-            )
-        },
+        sec_opt={NOISE: NoiseTransport(libp2p_keypair=keys, noise_privkey=noise_key)},
         muxer_opt={TProtocol(YAMUX): Yamux},
     )
     gossip = GossipSub(
@@ -122,32 +155,40 @@ async def run(target: str, seed: bytes) -> None:
     )
     pubsub = Pubsub(host, gossip, strict_signing=True)
     pubsub.counter = time.time_ns()
-    async with (
-        host.run(listen_addrs=[Multiaddr("/ip4/127.0.0.1/tcp/0")]),
-        background_trio_service(pubsub),
-        background_trio_service(gossip),
-    ):
-        await pubsub.wait_until_ready()
-        stranger = Stranger(host, pubsub, target)
-        await host.connect(stranger.target)
-        say({"peer_id": str(host.get_id())})
-        lines = trio.lowlevel.FdStream(os.dup(0))
+    with trio.CancelScope() as scope:
+        async with (
+            host.run(listen_addrs=[Multiaddr("/ip4/127.0.0.1/tcp/0")]),
+            background_trio_service(pubsub),
+            background_trio_service(gossip),
+        ):
+            await pubsub.wait_until_ready()
+            stranger = Stranger(host, pubsub, target)
+            await host.connect(stranger.target)
+            task_status.started((stranger, scope))
+            await trio.sleep_forever()
+
+
+async def main(target: str) -> None:
+    async with trio.open_nursery() as nursery:
+        scope: trio.CancelScope | None = None
         rest = b""
-        async for data in lines:
-            *whole, rest = (rest + data).split(b"\n")
-            for line in whole:
-                say(await stranger.do(json.loads(line)))
+        async for data in trio.lowlevel.FdStream(os.dup(0)):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                step = json.loads(line)
+                if step["do"] == "host":
+                    if scope is not None:
+                        scope.cancel()
+                    stranger, scope = await nursery.start(
+                        run_host, target, bytes.fromhex(step["seed"])
+                    )
+                    answer = {"peer_id": str(stranger.host.get_id())}
+                else:
+                    answer = await stranger.do(step)
+                sys.stdout.write(json.dumps(answer) + "\n")
+                sys.stdout.flush()
         os._exit(0)  # the host takes its time to stop, and nobody is waiting for it
 
 
-def say(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    trio.run(
-        run,
-        sys.argv[1],
-        bytes.fromhex(sys.argv[2]) if len(sys.argv) > 2 else secrets.token_bytes(32),
-    )
+    trio.run(main, sys.argv[1])

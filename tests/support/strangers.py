@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import select
 import subprocess
 import sys
@@ -21,12 +22,11 @@ ANSWER_TIMEOUT = 40.0
 class Stranger:
     """A running rogue peer, connected to one node."""
 
-    def __init__(self, name: str, addr: str, log_dir: Path, seed: bytes | None = None) -> None:
+    def __init__(self, name: str, addr: str, log_dir: Path) -> None:
         log_dir.mkdir(parents=True, exist_ok=True)
-        program = [sys.executable, str(SUPPORT / "rogue_peer.py"), addr]
         with (log_dir / f"{name}.stderr").open("ab") as log:
             self.process = subprocess.Popen(
-                [*program, seed.hex()] if seed else program,
+                [sys.executable, str(SUPPORT / "rogue_peer.py"), addr],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -34,7 +34,13 @@ class Stranger:
                 bufsize=0,
             )
         self._rest = b""
-        self.peer_id: str = self._answer()["peer_id"]
+        self.peer_id = ""
+
+    def become(self, seed: bytes | None = None) -> str:
+        """Another host, with the key of this seed or a new one, connected; returns its peer id."""
+        answer = self.ask(do="host", seed=(seed or secrets.token_bytes(32)).hex())
+        self.peer_id = answer["peer_id"]
+        return self.peer_id
 
     def ask(self, **step: Any) -> dict[str, Any]:
         """One step (see support/rogue_peer.py) and its answer."""
@@ -50,8 +56,12 @@ class Stranger:
         return answer
 
     def publish(self, topic: str, data: bytes) -> None:
-        assert self.ask(do="mesh", topic=topic) == {"mesh": True}
         assert self.ask(do="publish", topic=topic, data=data.hex()) == {}
+
+    def serve(self, **replies: tuple[dict[str, Any], bytes]) -> None:
+        """Answers requests on /peatnet/blob/1, by type; see support/rogue_peer.py."""
+        told = {kind: [header, payload.hex()] for kind, (header, payload) in replies.items()}
+        assert self.ask(do="serve", replies=told) == {}
 
     @property
     def connected(self) -> bool:
