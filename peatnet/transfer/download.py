@@ -36,6 +36,8 @@ class Download:
         on_ban: called with a source's name and a reason when it sent bytes that do not match the table.
         table_signed: False when nobody trusted vouches for the table. A chunk that does not match it may then be
             the right one, so nobody is reported to ``on_ban``; the sender is only left out of this download.
+        pin: the reason for which the complete blob is pinned, in place of the pin that a download has; None leaves
+            that one.
         clock: seconds, never backwards, on the same scale as trio's clock, by which the engine sleeps.
     """
 
@@ -50,6 +52,7 @@ class Download:
         settings: DownloadSettings = _DEFAULTS,
         on_ban: Callable[[str, str], None] | None = None,
         table_signed: bool = True,
+        pin: str | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.hash = hash
@@ -59,6 +62,7 @@ class Download:
         self._rng = rng
         self._settings = settings
         self._on_ban = on_ban if table_signed else None
+        self._pin = pin
         self._clock = clock
         self._stage = Stage.NEW
         self._engine: Engine | None = None
@@ -155,7 +159,7 @@ class Download:
             self._watchers.unpark_all()
 
     async def _fetch(self) -> BlobInfo:
-        partial = await trio.to_thread.run_sync(self._store.start_partial, self.table, self.hash)
+        partial = await trio.to_thread.run_sync(self._open)
         try:
             hasher = WholeHasher(partial, sha256=True)  # the store keeps it, asked for or not
             self._engine = Engine(
@@ -177,6 +181,15 @@ class Download:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(partial.close)
 
+    def _open(self) -> PartialBlob:
+        # Each chunk found on disk is hashed again, so another table than last time's does no harm.
+        return self._store.start_partial(
+            self.table,
+            self.hash,
+            replace=True,
+            progress=lambda _: trio.from_thread.check_cancelled(),
+        )
+
     async def _check(self, partial: PartialBlob, hasher: WholeHasher) -> BlobInfo:
         wrong = None
         if hasher.blake3 != self.hash:
@@ -185,17 +198,15 @@ class Download:
             wrong = f"its bytes have SHA-256 {hasher.sha256}, not {self._sha256}"
         with trio.CancelScope(shield=True):
             if wrong is None:
-                commit = bind(self._store.commit, partial, sha256=hasher.sha256 or "")
+                commit = bind(
+                    self._store.commit, partial, sha256=hasher.sha256 or "", pin=self._pin
+                )
                 return await trio.to_thread.run_sync(commit)
-            await trio.to_thread.run_sync(self._discard, partial)
+            await trio.to_thread.run_sync(self._store.discard, self.hash)
         raise IntegrityError(
             f"blob {self.hash.hex()}: {wrong}, though each chunk matched the chunk table",
             hint="the manifest or the table is wrong; what was fetched was thrown away",
         )
-
-    def _discard(self, partial: PartialBlob) -> None:
-        partial.abandon()
-        self._store.discard(self.hash)
 
     def _check_known(self, info: BlobInfo) -> None:
         """A blob that is here already is not fetched, but a wrong SHA-256 is no less wrong."""

@@ -24,6 +24,7 @@ from peatnet.swarm import (
     SourceLost,
     Swarm,
     Tick,
+    Tier,
 )
 from peatnet.transfer.background import Flusher, Follower
 from peatnet.transfer.failures import give_up_error, most_telling
@@ -247,14 +248,22 @@ class Engine:
 
     async def _watch_for_the_end(self) -> None:
         """Give up when there was nothing to be had for too long."""
-        patience = self._settings.give_up_after
         seen, since = -1, self._clock()
         while not self._over.is_set():
+            wait = _LOOK
             if self._arrivals != seen or self._could_get_something():
                 seen, since = self._arrivals, self._clock()
-            elif self._clock() - since >= patience:
+            elif (left := since + self._patience() - self._clock()) > 0:
+                wait = min(wait, left)
+            else:
                 self._end(self._no_source())
-            await trio.sleep(min(_LOOK, max(since + patience - self._clock(), 0.0)))
+            await trio.sleep(wait)
+
+    def _patience(self) -> float:
+        """Peers come and go; an HTTP server that was given up does not come back by itself."""
+        if Tier.PEER not in self._settings.swarm.tiers and self._lost and not self.links:
+            return 0.0
+        return self._settings.give_up_after
 
     def _could_get_something(self) -> bool:
         """Whether a living source has a chunk that is missing."""
