@@ -50,7 +50,7 @@ missing_for() {
         return # built already
     fi
     cc=$("$base" -c 'import sysconfig; print((sysconfig.get_config_var("CC") or "cc").split()[0])')
-    cc=$(command -v "${CC:-$cc}" || command -v cc || true)
+    cc=$(command -v "${CC:-$cc}" || true) # the compiler that the build will call, no other
     if [[ -z $cc ]] || ! printf '#include <stdlib.h>\n' | "$cc" -E - >/dev/null 2>&1; then
         echo cc
         # Without a compiler there is no asking it for headers.
