@@ -111,6 +111,13 @@ class HttpSourceError(NoSource):
     exit_code = 20
 
 
+class PeerLost(NoSource):
+    """A peer went away, ended the stream, or stopped answering."""
+
+    slug = "peer-lost"
+    exit_code = 29
+
+
 class DiskFull(PeatnetError):
     """The quota, the free-space floor or the file system leaves no room."""
 

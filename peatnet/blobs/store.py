@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peatnet.blobs import adding, filling, upkeep
-from peatnet.blobs.clone import export_file, place_link
-from peatnet.blobs.durable import make_dir
+from peatnet.blobs import adding, filling, giving, removing, upkeep
 from peatnet.blobs.hashes import Hash, check_prefix
 from peatnet.blobs.index import Index
 from peatnet.blobs.info import AddMode, PartialInfo
 from peatnet.blobs.layout import Layout
 from peatnet.blobs.loading import load, scan_partials
-from peatnet.blobs.oserrors import os_errors
-from peatnet.blobs.shelf import Shelf
+from peatnet.blobs.shelf import Shelf, read_table
 from peatnet.blobs.space import Space
-from peatnet.errors import Ambiguous, InUse, NotFound, UsageError
+from peatnet.errors import Ambiguous, NotFound, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +98,11 @@ class Store:
     def info(self, blob: Hash) -> BlobInfo | None:
         """A complete blob; None when it is not here or not complete."""
         return self._shelf.blobs.get(blob)
+
+    def find_sha256(self, sha256: str) -> BlobInfo | None:
+        """The complete blob with this SHA-256 (64 hex digits), for a manifest that gives no other."""
+        wanted = sha256.lower()
+        return next((info for info in self.blobs() if info.sha256 == wanted), None)
 
     def blobs(self) -> list[BlobInfo]:
         """All complete blobs, by hash."""
@@ -212,6 +213,10 @@ class Store:
         """The download of this blob that is open in this process."""
         return self._shelf.partials.get(blob)
 
+    def partial_table(self, blob: Hash) -> ChunkTable | None:
+        """The chunk table that an unfinished download of this blob was begun with; None without one."""
+        return read_table(self._shelf.layout.partial_file(blob, "table"))
+
     def commit(self, partial: PartialBlob, *, sha256: str, pin: str | None = None) -> BlobInfo:
         """Make a download whose whole the caller has verified a complete blob; closes it.
 
@@ -307,24 +312,7 @@ class Store:
             InUse: it is pinned, being read or being filled.
             StorageError: the operating system refused; it stays then.
         """
-        shelf = self._shelf
-        with shelf.exclusive(blob):
-            reasons = shelf.index.pins().get(blob, set())
-            info = shelf.blobs.get(blob)
-            if info is None:
-                return self._remove_partial(blob)
-            if reasons and not force:
-                raise InUse(
-                    f"{blob} is pinned: {', '.join(sorted(reasons))}",
-                    hint="unpin it, or use --force",
-                )
-            with shelf.lock:
-                if shelf.in_use(blob):
-                    raise InUse(f"{blob} is being read", hint="try again when that has ended")
-                del shelf.blobs[blob]
-            shelf.take_out(info)
-            shelf.index.unpin(blob, None)
-            return info.size
+        return removing.remove(self._shelf, blob, force=force)
 
     def gc(self, keep: set[Hash], *, dry_run: bool = False) -> GcReport:
         """Remove what nobody wants: neither pinned, nor in ``keep``, nor open.
@@ -339,7 +327,7 @@ class Store:
         Raises:
             StorageError: the operating system refused a removal; what went before it is gone.
         """
-        return upkeep.collect(self._shelf, keep, dry_run=dry_run)
+        return removing.collect(self._shelf, keep, dry_run=dry_run)
 
     def verify(
         self,
@@ -369,28 +357,21 @@ class Store:
 
     # Giving blobs out
 
-    def export(self, blob: Hash, out: Path, *, force: bool = False) -> None:
+    def export(self, blob: Hash, out: str | PathLike[str], *, force: bool = False) -> None:
         """Put a copy of a complete blob at ``out``, whole and durable, and the user's own.
 
-        A reflink where the file system can; never a hard link.
+        A reflink where the file system can, else a copy whose chunks are checked on the way; never a
+        hard link.
 
         Raises:
+            IntegrityError: the blob has become damaged; nothing is put there.
             NotFound: the blob is not here.
             AlreadyExists: ``out`` is there, and ``force`` is not given.
             UsageError: ``out`` is a directory.
             DiskFull: there is no room.
             StorageError: the operating system refused something else.
         """
-        if out.is_dir():
-            raise UsageError(f"{out} is a directory", hint="give the name of a file")
-        with self._shelf.exclusive(blob):
-            info = self._shelf.get(blob)
-            with os_errors("opening", info.path):
-                source = os.open(info.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            export_file(source, info.size, out, force=force)
-        finally:
-            os.close(source)
+        giving.export(self._shelf, blob, Path(out), force=force)
 
     def link_model(self, blob: Hash, model_id: str, filename: str) -> Path:
         """Put a complete blob at ``models/<model_id>/<filename>``, replacing what was there.
@@ -403,22 +384,7 @@ class Store:
             DiskFull: there is no room for a copy.
             StorageError: the operating system refused something else.
         """
-        target = self._shelf.layout.model_link(model_id, filename)
-        with self._shelf.exclusive(blob):
-            info = self._shelf.get(blob)
-            make_dir(target.parent)
-            place_link(info.path, target)
-        return target
-
-    def _remove_partial(self, blob: Hash) -> int:
-        shelf = self._shelf
-        sizes = [info.size for info in scan_partials(shelf.layout) if info.hash == blob]
-        if shelf.is_open(blob):
-            raise InUse(f"{blob} is being fetched", hint="stop that first")
-        if not sizes:
-            raise NotFound(f"no blob {blob} here")
-        shelf.drop_partial(blob)
-        return sizes[0]
+        return giving.link_model(self._shelf, blob, model_id, filename)
 
 
 def _reason(text: str) -> str:

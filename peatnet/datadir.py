@@ -1,0 +1,51 @@
+"""The data directory: made, checked, and locked, so that one process at a time works in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from peatnet.blobs.durable import make_dir
+from peatnet.errors import DataDirLocked, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOCK_NAME = "lock"
+
+
+@contextmanager
+def locked_data_dir(path: Path) -> Iterator[None]:
+    """Hold the data directory for as long as the context lasts; makes it (mode 0700) where it is missing.
+
+    The lock is the kernel's (flock), so it ends with the process, however that dies.
+
+    Raises:
+        DataDirLocked: another process holds it.
+        StorageError: it cannot be made, read or written.
+    """
+    try:
+        fresh = not path.exists()
+        make_dir(path)
+        if fresh:
+            path.chmod(0o700)
+        fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise StorageError(
+            f"the data directory {path} cannot be used: {exc.strerror}",
+            hint="check its owner and mode, or choose another one with --data-dir",
+        ) from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise DataDirLocked(
+                f"another peatnet node runs on {path}",
+                hint="stop it, or use another --data-dir; commands reach a running node by themselves",
+            ) from exc
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,367 @@
+"""How one blob gets here: find its chunk table, find its sources, run the engine, check the result.
+
+A table that a trusted publisher signed is looked for among the peers until one matches. Without a signature a
+peer's table is used on trial: each chunk is checked against it, the whole against the blob's hash, and a peer
+whose table led astray is banned and the next one's tried. Where no peer has a table in time, a download_url is
+read as one stream and verified at its end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+import trio
+
+from peatnet.blobs import ChunkTable, Hash
+from peatnet.errors import IntegrityError, NoSource, RemoteProtocolError
+from peatnet.net.http_loose import fetch_loose
+from peatnet.net.http_source import HttpSource
+from peatnet.net.standing import Offence
+from peatnet.swarm import SwarmSettings, Tier
+from peatnet.transfer import Download, DownloadSettings, RateMeter
+from peatnet.views import Progress, SourceChoice
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from peatnet.blobs import BlobInfo, Store
+    from peatnet.config import Config
+    from peatnet.library import Target
+    from peatnet.transfer import Source
+
+# How often the connected peers are looked over for new sources, in seconds; new connections and announcements
+# are heard of at once.
+LOOK_AROUND = 2.0
+REPORT_INTERVAL = 0.1
+PARALLEL_TABLE_REQUESTS = 8
+HTTP_CONNECTIONS = 4
+
+log = structlog.get_logger(__name__)
+
+
+class Peers(Protocol):
+    """What fetching needs of the network."""
+
+    @property
+    def connected(self) -> frozenset[str]:
+        """The peers that we are connected to."""
+        ...
+
+    def source(self, peer_id: str) -> Source:
+        """A connected peer as a source."""
+        ...
+
+    def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
+        """Count a peer's offence."""
+        ...
+
+
+@dataclass(slots=True)
+class Stirring:
+    """Something that happens again and again and that several tasks wait for."""
+
+    event: trio.Event
+
+    @classmethod
+    def new(cls) -> Stirring:
+        """One that has not happened yet."""
+        return cls(trio.Event())
+
+    def stir(self) -> None:
+        """Wake everybody who waits now."""
+        self.event.set()
+        self.event = trio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A chunk table, and who gave it: None where a trusted publisher's signature stands behind it."""
+
+    table: ChunkTable
+    giver: str | None
+
+
+class BlobFetch:
+    """Fetches one target. Made once, run once.
+
+    Args:
+        target: what is wanted.
+        choice: where its bytes may come from.
+        store: where they go.
+        peers: the network; None without one.
+        config: times.
+        rng: breaks ties.
+        stirring: stirred when a peer connects or announces this blob.
+        on_chunks: called with the blob when its first chunk of this run is here.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        choice: SourceChoice,
+        *,
+        store: Store,
+        peers: Peers | None,
+        config: Config,
+        rng: random.Random,
+        stirring: Stirring,
+        on_chunks: Callable[[Hash], None],
+    ) -> None:
+        manifest = target.model.manifest if target.model is not None else None
+        self._blob = target.blob
+        self._trusted = target.model is not None and target.model.trusted
+        self._hint = manifest.chunks if manifest is not None else None
+        self._size = manifest.size_bytes if manifest is not None else 0
+        self._sha256 = (manifest.sha256 or None) if manifest is not None else None
+        self._url = manifest.download_url if manifest is not None else None
+        self._what = str(target.model) if target.model is not None else f"blob {target.blob}"
+        self._store = store
+        self._peers = peers if choice is not SourceChoice.HTTP else None
+        if choice is SourceChoice.PEERS:
+            self._url = None
+        self._config = config
+        self._rng = rng
+        self._stirring = stirring
+        self._on_chunks = on_chunks
+        self._liars: set[str] = set()
+        self.progress = Progress(self._size, 0, 0.0, None, {})
+
+    async def run(self) -> BlobInfo:
+        """Fetch and verify.
+
+        Cancellation: what is here stays, and a later fetch goes on from it.
+
+        Raises:
+            NoSource: nobody delivered, for ``give_up_after_s``.
+            HttpSourceError: the server behind download_url failed.
+            IntegrityError: the bytes contradict the manifest.
+            DiskFull, StorageError: from the store.
+        """
+        if self._peers is None and self._url is None:
+            raise NoSource(
+                f"{self._what} has no download_url",
+                hint="run a node (`peatnet up`) that can reach peers",
+            )
+        while True:
+            offer = await self._find_table()
+            if offer is None:
+                return await self._fetch_loose()
+            try:
+                return await self._fetch_chunks(offer)
+            except IntegrityError as exc:
+                if offer.giver is None or self._peers is None:
+                    raise
+                self._liars.add(offer.giver)
+                self._peers.offend(offer.giver, Offence.WRONG_TABLE, exc.message)
+
+    # The table
+
+    async def _find_table(self) -> _Offer | None:
+        """The chunk table to fetch by; None means that the URL is to be read as one stream."""
+        if self._blob is None:
+            if self._url is None:
+                raise NoSource(f"{self._what}: its manifest names neither a blob nor a URL")
+            return None
+        known = await trio.to_thread.run_sync(self._store.partial_table, self._blob)
+        if known is not None and self._is_signed(known):
+            return _Offer(known, None)
+        if self._peers is None:
+            return None
+        patience = (
+            self._config.give_up_after_s
+            if self._url is None
+            else self._config.http_fallback_after_s
+        )
+        with trio.move_on_after(patience):
+            return await self._ask_until_found(self._blob)
+        if self._url is None:
+            raise NoSource(
+                f"no peer has {self._what}",
+                hint="`peatnet peers` shows whom this node is connected to",
+            )
+        log.info("no peer has the chunk table; using the download_url", blob=self._blob.hex())
+        return None
+
+    async def _ask_until_found(self, blob: Hash) -> _Offer:
+        assert self._peers is not None  # the caller has checked
+        while True:
+            stirred = self._stirring.event
+            candidates = sorted(self._peers.connected - self._liars)
+            self._rng.shuffle(candidates)
+            offer = await self._ask_all(blob, candidates)
+            if offer is not None:
+                return offer
+            with trio.move_on_after(LOOK_AROUND):
+                await stirred.wait()
+
+    async def _ask_all(self, blob: Hash, candidates: list[str]) -> _Offer | None:
+        found: list[_Offer] = []
+        slots = trio.CapacityLimiter(PARALLEL_TABLE_REQUESTS)
+
+        async def ask(peer_id: str) -> None:
+            async with slots:
+                offer = await self._ask_one(blob, peer_id)
+            if offer is not None and not found:
+                found.append(offer)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for peer_id in candidates:
+                nursery.start_soon(ask, peer_id)
+        return found[0] if found else None
+
+    async def _ask_one(self, blob: Hash, peer_id: str) -> _Offer | None:
+        assert self._peers is not None  # the caller has checked
+        try:
+            table = await self._peers.source(peer_id).table(blob)
+        except NoSource as exc:
+            log.debug("no chunk table", peer=peer_id, reason=exc.message)
+            return None
+        except RemoteProtocolError as exc:
+            self._peers.offend(peer_id, Offence.MALFORMED, exc.message)
+            return None
+        if table is None:
+            return None
+        if self._is_signed(table):
+            return _Offer(table, None)
+        if self._trusted and self._hint is not None:
+            if table.chunk_size == self._hint.chunk_size:
+                reason = f"chunk table of {self._what} is not the signed one"
+                self._peers.offend(peer_id, Offence.WRONG_TABLE, reason)
+            return None  # cut into chunks of another size: of no use here, but no lie
+        if self._size and table.size != self._size:
+            return None
+        return _Offer(table, peer_id)
+
+    def _is_signed(self, table: ChunkTable) -> bool:
+        return (
+            self._trusted
+            and self._hint is not None
+            and table.table_hash.hex() == self._hint.table_hash
+            and table.chunk_size == self._hint.chunk_size
+        )
+
+    # The bytes
+
+    async def _fetch_chunks(self, offer: _Offer) -> BlobInfo:
+        assert self._blob is not None  # a table was found by it
+        if self._size and offer.table.size != self._size:
+            raise IntegrityError(
+                f"{self._what}: its manifest says {self._size} bytes, "
+                f"its chunk table {offer.table.size}",
+                hint="the manifest is wrong: ask its publisher",
+            )
+        tiers = frozenset(
+            tier
+            for tier, wanted in ((Tier.PEER, self._peers), (Tier.HTTP, self._url))
+            if wanted is not None
+        )
+        settings = DownloadSettings(
+            swarm=SwarmSettings(tiers=tiers, fallback_after=self._config.http_fallback_after_s),
+            give_up_after=self._config.give_up_after_s,
+        )
+        download = Download(
+            self._store,
+            self._blob,
+            offer.table,
+            sha256=self._sha256,
+            rng=self._rng,
+            settings=settings,
+            on_ban=self._banned,
+            table_signed=offer.giver is None,
+        )
+        earlier = dict(self.progress.bytes_by_source)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._feed_sources, download, offer.table)
+            nursery.start_soon(self._report, download, earlier)
+            try:
+                info = await download.run()
+            finally:
+                self._note_progress(download, earlier)
+                nursery.cancel_scope.cancel()
+        return info
+
+    async def _feed_sources(self, download: Download, table: ChunkTable) -> None:
+        if self._url is not None:
+            download.add_source(
+                HttpSource(
+                    self._url,
+                    size=table.size,
+                    chunk_size=table.chunk_size,
+                    connections=HTTP_CONNECTIONS,
+                )
+            )
+        while True:
+            stirred = self._stirring.event
+            if self._peers is not None:
+                for peer_id in sorted(self._peers.connected - self._liars):
+                    download.add_source(self._peers.source(peer_id))
+            with trio.move_on_after(LOOK_AROUND):
+                await stirred.wait()
+
+    async def _report(self, download: Download, earlier: dict[str, int]) -> None:
+        announced = False
+        while True:
+            await download.changed()
+            self._note_progress(download, earlier)
+            if not announced and self.progress.verified_bytes:
+                self._on_chunks(download.hash)
+                announced = True
+            await trio.sleep(REPORT_INTERVAL)
+
+    def _note_progress(self, download: Download, earlier: dict[str, int]) -> None:
+        now = download.progress
+        total = dict(earlier)
+        for source, count in now.bytes_by_source.items():
+            total[source] = total.get(source, 0) + count
+        verified = max(now.verified_bytes, self.progress.verified_bytes)
+        self.progress = Progress(now.size, verified, now.rate, now.eta, total)
+
+    def _banned(self, source: str, reason: str) -> None:
+        kind, _, name = source.partition(":")
+        if kind == "peer" and self._peers is not None:
+            self._peers.offend(name, Offence.CORRUPT_CHUNK, reason)
+        else:
+            log.warning("source sent wrong bytes", source=source, reason=reason)
+
+    async def _fetch_loose(self) -> BlobInfo:
+        url, size = self._url, self._size
+        name = self._blob or (Hash.parse(self._sha256) if self._sha256 else None)
+        if url is None or name is None or not size:
+            raise NoSource(
+                f"{self._what}: without a chunk table, its manifest must give size_bytes, "
+                "and sha256 or blob_hash",
+                hint="ask its publisher for a complete manifest",
+            )
+        loose = await trio.to_thread.run_sync(self._store.start_loose, name, size)
+        source = HttpSource(url, size=size, chunk_size=size).name
+        meter = RateMeter(trio.current_time())
+        earlier = loose.received
+
+        def progress(received: int) -> None:
+            # Received, not verified: that comes at the end, for the whole at once. Never shown as more.
+            meter.add(max(0, received - self._received))
+            self._received = received
+            rate = meter.rate(trio.current_time())
+            fetched = {source: max(0, received - earlier)}
+            self.progress = replace(self.progress, rate=rate, bytes_by_source=fetched)
+
+        self._received = earlier
+        try:
+            await fetch_loose(url, loose, size=size, progress=progress)
+            adopt = partial(
+                self._store.adopt_loose,
+                loose,
+                expect_sha256=self._sha256,
+                expect_blob_hash=self._blob,
+            )
+            info = await trio.to_thread.run_sync(adopt)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(loose.close)
+        self.progress = Progress(info.size, info.size, 0.0, 0.0, self.progress.bytes_by_source)
+        return info

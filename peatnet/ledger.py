@@ -1,0 +1,228 @@
+"""The catalogue and its place on disk: what a node has heard, and whom it trusts.
+
+The catalogue decides in memory; what it accepts is written to peatnet.db in one transaction a batch. A crash
+between the two loses only what peers hold and will send again, except for our own records: those are on disk
+before anybody hears of them.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from peatnet.errors import PeatnetError, UsageError
+from peatnet.net.ports import Taken
+from peatnet.records import (
+    Catalogue,
+    KeyPair,
+    Outcome,
+    PeerId,
+    Record,
+    RecordType,
+    open_record,
+    sign_record,
+)
+from peatnet.records.bodies import check_body, decode_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from peatnet.blobs import Database
+    from peatnet.models import ModelManifest
+
+_SCHEMA = """
+CREATE TABLE records (slot BLOB PRIMARY KEY, envelope BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE trusted (peer_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+"""
+
+# A signature check takes some 80 us: after so many, others get their turn.
+_BREATH = 32
+
+log = structlog.get_logger(__name__)
+
+
+class Ledger:
+    """All records that this node holds, kept in its database.
+
+    Args:
+        database: peatnet.db.
+        keys: our own; a node trusts itself.
+        trusted: publishers that the configuration names.
+
+    Attributes:
+        catalogue: the records; change it through this object only.
+        on_change: called with each record that was news, once it is on disk.
+    """
+
+    def __init__(self, database: Database, keys: KeyPair, trusted: Iterable[str]) -> None:
+        self._database = database
+        self._keys = keys
+        self._configured = {parse_peer_id(text) for text in trusted}
+        database.script("ledger-1", _SCHEMA)
+        added = {PeerId.parse(row[0]) for row in database.execute("SELECT peer_id FROM trusted")}
+        self.catalogue = Catalogue({keys.peer_id, *self._configured, *added})
+        self.on_change: list[Callable[[Record], None]] = []
+        self._manifests: dict[bytes, tuple[Record, ModelManifest]] = {}
+        self._load()
+
+    def _load(self) -> None:
+        for (envelope,) in self._database.execute("SELECT envelope FROM records"):
+            try:
+                record = open_record(envelope)
+                manifest = _check_body(record)
+            except PeatnetError as exc:
+                # Written by a newer version, or damaged: peers have it if it is worth having.
+                log.warning("record in peatnet.db left out", reason=exc.message)
+                continue
+            if self.catalogue.offer(record) is Outcome.ACCEPTED:
+                self._note(record, manifest)
+
+    def manifests(self) -> list[tuple[Record, ModelManifest]]:
+        """Every manifest that is not withdrawn, with its record."""
+        return list(self._manifests.values())
+
+    async def take(self, envelopes: Sequence[bytes]) -> list[Taken]:
+        """Take in records from anywhere: each is verified, its body checked, and kept where it is news.
+
+        Returns:
+            One entry for each envelope, in order; a bad one does not stop the others.
+
+        Raises:
+            DiskFull, StorageError: the database refused the write.
+
+        Cancellation: what was accepted is kept in memory; disk may lack it, as after a crash.
+        """
+        results: list[Taken] = []
+        for number, envelope in enumerate(envelopes):
+            if number % _BREATH == _BREATH - 1:
+                await trio.lowlevel.checkpoint()
+            results.append(self._take_one(envelope))
+        news = [
+            entry.record
+            for entry in results
+            if entry.outcome is Outcome.ACCEPTED and entry.record is not None
+        ]
+        await self._persist(news)
+        self._tell(news)
+        return results
+
+    def _take_one(self, envelope: bytes) -> Taken:
+        try:
+            record = open_record(envelope)
+            manifest = _check_body(record)
+        except PeatnetError as exc:
+            return Taken(None, None, exc)
+        outcome = self.catalogue.offer(record)
+        if outcome is Outcome.ACCEPTED:
+            self._note(record, manifest)
+        return Taken(record, outcome)
+
+    async def sign(self, record_type: RecordType, key: str, body: str) -> Record:
+        """Sign a record of our own, put it into the catalogue and on disk.
+
+        Raises:
+            InvalidManifest: the body is not what the type wants.
+            DiskFull, StorageError: the database refused the write.
+        """
+        sequence = self.catalogue.next_sequence(self._keys.peer_id, time.time_ns() // 1000)
+        record = sign_record(self._keys, record_type, key, sequence, body.encode())
+        manifest = _check_body(record)
+        self.catalogue.offer(record)
+        self._note(record, manifest)
+        await self._persist([record])
+        self._tell([record])
+        return record
+
+    async def trust(self, peer_id: str) -> None:
+        """Let a publisher's records count, from now on and after restarts.
+
+        Raises:
+            UsageError: it is no peer id.
+        """
+        parsed = parse_peer_id(peer_id)
+        self.catalogue.trust(parsed)
+        await self._write("INSERT OR IGNORE INTO trusted VALUES (?)", (str(parsed),))
+
+    async def distrust(self, peer_id: str) -> None:
+        """Stop trusting a publisher.
+
+        Raises:
+            UsageError: it is no peer id, it is our own, or it is trusted by config.toml.
+        """
+        parsed = parse_peer_id(peer_id)
+        if parsed == self._keys.peer_id:
+            raise UsageError("a node always trusts itself")
+        if parsed in self._configured:
+            raise UsageError(
+                f"{peer_id} is trusted by the configuration",
+                hint="take it out of trusted_publishers (or --trust) and restart",
+            )
+        dropped = self.catalogue.distrust(parsed)
+        for record in dropped:
+            self._manifests.pop(record.slot, None)
+        await self._write("DELETE FROM trusted WHERE peer_id = ?", (str(parsed),))
+        for record in dropped:
+            await self._write("DELETE FROM records WHERE slot = ?", (record.slot,))
+
+    def is_trusted(self, publisher: str) -> bool:
+        """Whether this publisher's records count."""
+        return self.catalogue.is_trusted(PeerId(publisher))
+
+    def trusted(self) -> list[str]:
+        """The trusted publishers, ourselves included, sorted."""
+        return sorted(str(peer) for peer in self.catalogue.trusted)
+
+    def _note(self, record: Record, manifest: ModelManifest | None) -> None:
+        if manifest is not None:
+            self._manifests[record.slot] = (record, manifest)
+        elif record.type is RecordType.WITHDRAWAL:
+            self._manifests.pop(record.slot, None)
+
+    def _tell(self, records: Sequence[Record]) -> None:
+        for record in records:
+            for callback in self.on_change:
+                callback(record)
+
+    async def _persist(self, records: Sequence[Record]) -> None:
+        if records:
+            await trio.to_thread.run_sync(partial(self._write_records, records))
+
+    def _write_records(self, records: Sequence[Record]) -> None:
+        with self._database.transaction():
+            for record in records:
+                self._database.execute(
+                    "INSERT OR REPLACE INTO records VALUES (?, ?)", (record.slot, record.envelope)
+                )
+
+    async def _write(self, sql: str, parameters: tuple[object, ...]) -> None:
+        await trio.to_thread.run_sync(self._database.execute, sql, parameters)
+
+
+def parse_peer_id(text: str) -> PeerId:
+    """A peer id as a person types it.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return PeerId.parse(text)
+    except PeatnetError as exc:
+        raise UsageError(
+            f"{text!r} is not a peer id: {exc.message}", hint="`peatnet id` prints a node's own"
+        ) from exc
+
+
+def _check_body(record: Record) -> ModelManifest | None:
+    """Read the body as its type wants it; the manifest, where it is one.
+
+    Raises:
+        InvalidManifest: it is not.
+    """
+    if record.type is RecordType.MANIFEST:
+        return decode_manifest(record)
+    check_body(record)
+    return None

@@ -1,0 +1,201 @@
+"""Gossip: two topics on gossipsub, and the guards that py-libp2p's pubsub needs.
+
+Messages are judged before they are forwarded: what is malformed, forged or stale goes no further, and the one
+who forwarded it answers for it. py-libp2p's own queues drop silently and its rate limit does so too; it is
+switched off, and each forwarder has an allowance here instead. What gossip loses, anti-entropy brings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.tools.anyio_service import background_trio_service
+
+from peatnet.errors import RemoteProtocolError
+from peatnet.net.presence import MAX_PRESENCE, Presence
+from peatnet.net.standing import Allowance, Offence
+from peatnet.records import MAX_ENVELOPE
+
+if TYPE_CHECKING:
+    from libp2p.abc import INetStream
+    from libp2p.pubsub.pb import rpc_pb2
+
+    from peatnet.net.host import Host
+
+RECORDS_TOPIC = "/peatnet/records/1"
+PRESENCE_TOPIC = "/peatnet/presence/1"
+
+# A whole RPC may carry several messages; gossipsub's control messages are small.
+MAX_RPC = 512 * 1024
+# Messages a second from one forwarder, over both topics, and the burst it may have. A fleet of 100 nodes that
+# all say hello at once stays below it.
+MESSAGE_RATE = 100.0
+MESSAGE_BURST = 500.0
+
+log = structlog.get_logger(__name__)
+
+JudgeRecord = Callable[[str, bytes], Awaitable[bool]]
+TakePresence = Callable[[str, Presence], None]
+
+
+class _GuardedPubsub(Pubsub):
+    """Pubsub in which a stranger's garbage ends a stream, not the node."""
+
+    def __init__(self, host: Host, router: GossipSub) -> None:
+        self._peatnet_host = host
+        super().__init__(
+            host.libp2p,
+            router,
+            strict_signing=True,
+            max_inbound_rpc_size=MAX_RPC,
+            allowed_topics={RECORDS_TOPIC, PRESENCE_TOPIC},
+        )
+        # It starts at whole seconds, so a node restarted soon after a burst would repeat sequence numbers,
+        # and its next messages would be taken for duplicates.
+        self.counter = time.time_ns()
+
+    async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        try:
+            await super().push_msg(msg_forwarder, msg)
+        except (
+            BaseLibp2pError,
+            OSError,
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+        ) as exc:
+            log.debug("gossip not forwarded", error=repr(exc))
+        except Exception as exc:  # malformed keys and ids raise whatever they like
+            reason = f"malformed gossip message: {type(exc).__name__}"
+            self._peatnet_host.offend(str(msg_forwarder), Offence.MALFORMED, reason)
+
+    async def continuously_read_stream(self, stream: INetStream) -> None:
+        try:
+            await super().continuously_read_stream(stream)
+        except (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise  # the caller's case: the stream is gone
+        except Exception as exc:  # protobuf's DecodeError and whatever else garbage causes
+            peer_id = str(stream.muxed_conn.peer_id)
+            reason = f"malformed gossip: {type(exc).__name__}"
+            self._peatnet_host.offend(peer_id, Offence.MALFORMED, reason)
+            await stream.reset()
+
+
+class Gossip:
+    """Our two topics. Made by :func:`open_gossip`."""
+
+    def __init__(
+        self, host: Host, pubsub: Pubsub, judge_record: JudgeRecord, take_presence: TakePresence
+    ) -> None:
+        self._host = host
+        self._pubsub = pubsub
+        self._judge_record = judge_record
+        self._take_presence = take_presence
+        self._allowances: dict[str, Allowance] = {}
+
+    async def publish_record(self, envelope: bytes) -> None:
+        """Announce a record to the mesh. That nobody hears it is no error: anti-entropy delivers."""
+        await self._pubsub.publish(RECORDS_TOPIC, envelope)
+
+    async def publish_presence(self, presence: Presence) -> None:
+        """Tell the mesh about ourselves."""
+        await self._pubsub.publish(PRESENCE_TOPIC, presence.encode())
+
+    def forget(self, peer_id: str) -> None:
+        """Drop what is kept of a peer that left."""
+        self._allowances.pop(peer_id, None)
+
+    def block(self, peer_id: str) -> None:
+        """Take no more messages from, or by, a banned peer."""
+        self._pubsub.add_to_blacklist(ID.from_base58(peer_id))
+
+    def _admit(self, forwarder: str, data: bytes, limit: int) -> bool:
+        if self._host.is_banned(forwarder):
+            return False
+        allowance = self._allowances.setdefault(forwarder, Allowance(MESSAGE_RATE, MESSAGE_BURST))
+        if not allowance.take(trio.current_time()):
+            self._host.offend(forwarder, Offence.FLOOD, "more gossip than allowed")
+            return False
+        if len(data) > limit:
+            self._host.offend(forwarder, Offence.MALFORMED, f"gossip of {len(data)} bytes")
+            return False
+        return True
+
+    async def judge_record_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
+        """Gossipsub's validator for records: True lets the message pass on."""
+        peer_id = str(forwarder)
+        if peer_id == self._host.peer_id:
+            return True
+        if not self._admit(peer_id, message.data, MAX_ENVELOPE):
+            return False
+        return await self._judge_record(peer_id, message.data)
+
+    async def judge_presence_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
+        """Gossipsub's validator for presence: True lets the message pass on."""
+        peer_id = str(forwarder)
+        if peer_id == self._host.peer_id:
+            return True
+        if not self._admit(peer_id, message.data, MAX_PRESENCE):
+            return False
+        try:
+            presence = Presence.decode(message.data)
+        except RemoteProtocolError as exc:
+            self._host.offend(peer_id, Offence.MALFORMED, f"presence: {exc.message}")
+            return False
+        # Strict signing has proved that this peer wrote it.
+        self._take_presence(str(ID(message.from_id)), presence)
+        return True
+
+
+@asynccontextmanager
+async def open_gossip(
+    host: Host, judge_record: JudgeRecord, take_presence: TakePresence
+) -> AsyncIterator[Gossip]:
+    """Run gossip on a host for as long as the context lasts.
+
+    Args:
+        host: a running host.
+        judge_record: takes (forwarder, envelope); returns whether it may pass on. Must not raise.
+        take_presence: takes (sender, presence).
+    """
+    router = GossipSub(
+        ["/meshsub/1.2.0", "/meshsub/1.1.0"],  # type: ignore[list-item]  # TProtocol is a NewType of str
+        degree=6,
+        degree_low=4,
+        degree_high=12,
+        heartbeat_interval=1,  # the default is 120 s
+        spam_protection_enabled=False,
+    )
+    pubsub = _GuardedPubsub(host, router)
+    gossip = Gossip(host, pubsub, judge_record, take_presence)
+    # Asynchronous validators: one that raises rejects; a synchronous one would end the process.
+    pubsub.set_topic_validator(RECORDS_TOPIC, gossip.judge_record_message, is_async_validator=True)
+    pubsub.set_topic_validator(
+        PRESENCE_TOPIC, gossip.judge_presence_message, is_async_validator=True
+    )
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(background_trio_service(pubsub))
+        await stack.enter_async_context(background_trio_service(router))
+        await pubsub.wait_until_ready()
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        for topic in (RECORDS_TOPIC, PRESENCE_TOPIC):
+            subscription = await pubsub.subscribe(topic)
+            nursery.start_soon(_drain, subscription)
+        try:
+            yield gossip
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def _drain(subscription: object) -> None:
+    # The validators have seen every message; the subscription only keeps us in the topic's mesh.
+    while True:
+        await subscription.get()  # type: ignore[attr-defined]  # ISubscriptionAPI, untyped in pubsub.subscribe

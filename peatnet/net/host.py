@@ -1,0 +1,318 @@
+"""The libp2p host: Noise and yamux over TCP, nothing else, and guards that keep a stranger's bytes from killing it.
+
+py-libp2p 0.8.1 lets an exception in any stream handler or gossip task end the whole host. So every inbound
+stream goes through one guard, which tells peers that went away from peers that misbehave, and counts the
+latter's offence. py-libp2p never redials (see ``dialer``) and offers plaintext unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+from libp2p import new_host
+from libp2p.abc import INotifee
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.exceptions import RateLimitError
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL_ID
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from multiaddr import Multiaddr
+
+from peatnet.errors import ListenError, NoSource, PeerLost, RemoteProtocolError
+from peatnet.net.addresses import parse_listen_address, to_announce
+from peatnet.net.frames import FrameStream
+from peatnet.net.standing import Offence, Standing
+
+if TYPE_CHECKING:
+    from libp2p.abc import IHost, INetConn, INetStream, INetwork
+
+
+DIAL_TIMEOUT = 10.0
+STREAM_TIMEOUT = 10.0
+CLOSE_TIMEOUT = 3.0
+
+StreamHandler = Callable[[FrameStream], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
+
+
+class Host:
+    """A running libp2p host. Made by :func:`open_host`.
+
+    Attributes:
+        peer_id: our own peer id, as base58 text.
+        standing: offences and bans, shared by all that deals with peers.
+        on_change: called with (peer id, connected) when a peer's first connection opens or last one ends.
+        on_ban: called with a peer id when it is banned.
+    """
+
+    def __init__(self, host: IHost, peer_id: str) -> None:
+        self.peer_id = peer_id
+        self.standing = Standing()
+        self.libp2p = host
+        self.on_change: list[Callable[[str, bool], None]] = []
+        self.on_ban: list[Callable[[str], None]] = []
+        self._connected: set[str] = set()
+        self._nursery: trio.Nursery | None = None
+        network: Any = host.get_network()
+        self._library_handler = host._swarm_stream_handler  # type: ignore[attr-defined]  # the one door all inbound streams pass
+        network.set_stream_handler(self._guard_stream)
+        network.register_notifee(_Notifee(self))
+
+    @property
+    def listening(self) -> list[str]:
+        """The addresses that the host listens on, without the peer id."""
+        return [str(address) for address in self.libp2p.get_transport_addrs()]
+
+    @property
+    def addrs(self) -> list[str]:
+        """Full addresses that other machines can dial: ``/ip4/…/tcp/…/p2p/PEER_ID``."""
+        return [f"{address}/p2p/{self.peer_id}" for address in to_announce(self.listening)]
+
+    @property
+    def connected(self) -> frozenset[str]:
+        """The peers that a connection is open to."""
+        return frozenset(self._connected)
+
+    def handle(self, protocol: str, handler: StreamHandler) -> None:
+        """Serve inbound streams of a protocol. The stream is ended when the handler returns or raises."""
+
+        async def run(stream: INetStream) -> None:
+            frames = self._frames(stream)
+            try:
+                await handler(frames)
+                await frames.finish()
+            finally:
+                await frames.reset()
+
+        self.libp2p.set_stream_handler(TProtocol(protocol), run)
+
+    async def connect(self, peer_id: str, addresses: Sequence[str]) -> None:
+        """Have a connection to this peer, at one of these addresses.
+
+        Raises:
+            PeerLost: no address worked, another peer answered there, or the peer is banned.
+        """
+        if self.is_banned(peer_id):
+            raise PeerLost(f"{peer_id}: banned")
+        info = PeerInfo(ID.from_base58(peer_id), [Multiaddr(text) for text in addresses])
+        try:
+            with trio.fail_after(DIAL_TIMEOUT):
+                await self.libp2p.connect(info)
+        except (BaseLibp2pError, RateLimitError, OSError, ValueError, trio.TooSlowError) as exc:
+            raise PeerLost(f"{peer_id}: cannot be reached: {exc!r:.200}") from exc
+
+    async def disconnect(self, peer_id: str) -> None:
+        """Close all connections to a peer; bounded in time."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT):
+            try:
+                await self.libp2p.disconnect(ID.from_base58(peer_id))
+            except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                log.debug("disconnect", peer=peer_id, error=repr(exc))
+
+    async def open_stream(self, peer_id: str, protocol: str) -> FrameStream:
+        """Open a stream to a connected peer.
+
+        Raises:
+            PeerLost: not connected, banned, or the peer does not speak the protocol.
+        """
+        if peer_id not in self._connected or self.is_banned(peer_id):
+            raise PeerLost(f"{peer_id}: not connected")
+        try:
+            with trio.fail_after(STREAM_TIMEOUT):
+                stream = await self.libp2p.new_stream(
+                    ID.from_base58(peer_id), [TProtocol(protocol)]
+                )
+        except (BaseLibp2pError, RateLimitError, OSError, ValueError, trio.TooSlowError) as exc:
+            raise PeerLost(f"{peer_id}: no {protocol} stream: {exc!r:.200}") from exc
+        return self._frames(stream)
+
+    def is_banned(self, peer_id: str) -> bool:
+        """Whether the peer is banned now."""
+        return self.standing.is_banned(peer_id, trio.current_time())
+
+    def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
+        """Count a peer's offence; a ban is logged by name and ends its connections."""
+        if peer_id == self.peer_id:
+            return
+        banned = self.standing.offend(peer_id, offence, trio.current_time())
+        log.warning("offence", peer=peer_id, kind=offence.value, reason=reason)
+        if banned:
+            log.warning("banned", peer=peer_id, reason=reason)
+            for callback in self.on_ban:
+                callback(peer_id)
+            if self._nursery is not None:
+                self._nursery.start_soon(self.disconnect, peer_id)
+
+    def _frames(self, stream: INetStream) -> FrameStream:
+        peer_id = str(stream.muxed_conn.peer_id)
+
+        async def abandon() -> None:
+            await self.disconnect(peer_id)
+
+        return FrameStream(stream, peer_id, abandon)
+
+    async def _guard_stream(self, stream: INetStream) -> None:
+        peer_id = str(stream.muxed_conn.peer_id)
+        try:
+            if self.is_banned(peer_id):
+                await stream.reset()
+            else:
+                await self._library_handler(stream)
+        except NoSource as exc:
+            log.debug("stream ended", peer=peer_id, reason=exc.message)
+        except RemoteProtocolError as exc:
+            self.offend(peer_id, Offence.MALFORMED, exc.message)
+        except (
+            BaseLibp2pError,
+            OSError,
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+        ) as exc:
+            log.debug("stream failed", peer=peer_id, error=repr(exc))
+        except Exception as exc:  # whatever it is, one stream must not end the node
+            log.error("stream handler failed", peer=peer_id, error=repr(exc), exc_info=exc)
+            self.offend(peer_id, Offence.MALFORMED, f"{type(exc).__name__} in a stream handler")
+
+    def _connection_changed(self, peer_id: str, *, opened: bool) -> None:
+        if opened:
+            if self.is_banned(peer_id):
+                if self._nursery is not None:
+                    self._nursery.start_soon(self.disconnect, peer_id)
+                return
+            if peer_id in self._connected:
+                return
+            self._connected.add(peer_id)
+        else:
+            still_open = ID.from_base58(peer_id) in set(self.libp2p.get_connected_peers())
+            if still_open or peer_id not in self._connected:
+                return
+            self._connected.discard(peer_id)
+        log.info("peer connected" if opened else "peer left", peer=peer_id)
+        for callback in self.on_change:
+            callback(peer_id, opened)
+
+    async def run_helpers(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Hold the nursery that bans and disconnects run in."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+
+class _Notifee(INotifee):
+    """Hands py-libp2p's connection events to the host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:
+        self._host._connection_changed(str(conn.muxed_conn.peer_id), opened=True)  # same module
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        self._host._connection_changed(str(conn.muxed_conn.peer_id), opened=False)  # same module
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
+        return None
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
+        return None
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        return None
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        return None
+
+
+def _check_can_listen(text: str) -> None:
+    """Bind the address once, since py-libp2p does not say why it could not."""
+    host, port = parse_listen_address(text)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            hints = {
+                errno.EADDRINUSE: "another program listens there; choose another port with --listen",
+                errno.EADDRNOTAVAIL: "this machine has no such address; see `ip address`",
+                errno.EACCES: "ports below 1024 need privileges; choose a higher one",
+            }
+            raise ListenError(
+                f"cannot listen on {text}: {exc.strerror}", hint=hints.get(exc.errno or 0)
+            ) from exc
+
+
+def _silence_library_logs() -> None:
+    # py-libp2p reports refused streams and zeroconf its retries at warning level and above; what matters
+    # of it we log ourselves. Whoever configures these loggers has them back.
+    for name in ("libp2p", "zeroconf", "multiaddr"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+            logger.propagate = False
+
+
+@asynccontextmanager
+async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncIterator[Host]:
+    """Run a libp2p host for as long as the context lasts.
+
+    Args:
+        seed: 32 bytes, of our Ed25519 identity.
+        listen: listening addresses, ``/ip4/…/tcp/…``.
+        mdns: announce ourselves and listen for others on the local network.
+
+    Raises:
+        ListenError: an address cannot be listened on.
+        UsageError: an address is not of the form above.
+    """
+    for text in listen:
+        _check_can_listen(text)
+    _silence_library_logs()
+    key_pair = create_new_key_pair(seed)
+    noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
+    libp2p_host = new_host(
+        key_pair=key_pair,
+        sec_opt={NOISE_PROTOCOL_ID: noise},
+        muxer_opt={TProtocol(YAMUX_PROTOCOL_ID): Yamux},
+        enable_mDNS=mdns,
+        # Our own dialer keeps the connections; theirs would dial whatever identify has heard of.
+        connection_config=ConnectionConfig(
+            max_connections=256,
+            high_watermark=256,
+            low_watermark=0,
+            min_connections=0,
+            max_connections_per_peer=4,
+        ),
+        disable_identify_address_discovery=True,
+    )
+    host = Host(libp2p_host, str(ID.from_pubkey(key_pair.public_key)))
+    async with libp2p_host.run(listen_addrs=[Multiaddr(text) for text in listen]):
+        if len(host.listening) < len(listen):
+            raise ListenError(
+                f"cannot listen on all of {', '.join(listen)}; listening on {host.listening}"
+            )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(host.run_helpers)
+            try:
+                yield host
+            finally:
+                nursery.cancel_scope.cancel()

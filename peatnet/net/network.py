@@ -1,0 +1,290 @@
+"""Everything a node does with other nodes, behind one object: host, gossip, dialer, catalogue sync, blobs.
+
+It wires the room's parts together and decides when they act: records are announced as they come, presence now
+and then and soon after a change, and catalogues are brought together on connecting, when a peer's digest
+differs from ours, and every minute with somebody, whatever gossip may have lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from peatnet.blobs import Hash
+from peatnet.errors import NoSource, RemoteProtocolError, SignatureError
+from peatnet.net.addresses import parse_dial_address, to_announce
+from peatnet.net.blob_server import BlobServer
+from peatnet.net.catalogue_sync import CatalogueSync
+from peatnet.net.dialer import Dialer
+from peatnet.net.discovery import watch_mdns
+from peatnet.net.gossip import Gossip, open_gossip
+from peatnet.net.host import Host, open_host
+from peatnet.net.peer_source import PeerSource
+from peatnet.net.presence import MAX_GAINED, Presence
+from peatnet.net.standing import Offence
+from peatnet.records import Outcome
+
+if TYPE_CHECKING:
+    import random
+
+    from peatnet.blobs import Store
+    from peatnet.net.frames import FrameStream
+    from peatnet.net.ports import RecordKeeper, Taken
+
+BLOB_PROTOCOL = "/peatnet/blob/1"
+CATALOGUE_PROTOCOL = "/peatnet/catalogue/1"
+
+PRESENCE_INTERVAL = 15.0
+# Changes within this time go out in one message.
+PRESENCE_DELAY = 0.25
+SYNC_INTERVAL = 60.0
+# The least time between two exchanges with one peer whose digest differs: gossip may be on its way.
+SYNC_PAUSE = 5.0
+
+log = structlog.get_logger(__name__)
+
+OnBlob = Callable[[str, Hash], None]
+
+
+class Network:
+    """A node's place among the others. Made by :func:`open_network`.
+
+    Attributes:
+        on_peer: called with (peer id, connected).
+        on_gained: called with (peer id, blob) when a connected peer says that it has gained some of a blob.
+    """
+
+    def __init__(self, host: Host, keeper: RecordKeeper, rng: random.Random) -> None:
+        self.on_peer: list[Callable[[str, bool], None]] = []
+        self.on_gained: list[OnBlob] = []
+        self._host = host
+        self._keeper = keeper
+        self._rng = rng
+        self.dialer = Dialer(host, rng)
+        self._gossip: Gossip | None = None
+        self._sync = CatalogueSync(keeper.catalogue, self._take_from_sync)
+        self._gained: dict[Hash, None] = {}
+        self._presence_due = trio.Event()
+        self._synced_at: dict[str, float] = {}
+        self._syncing: set[str] = set()
+        self._nursery: trio.Nursery | None = None
+        host.on_change.append(self._peer_changed)
+        host.on_ban.append(self._peer_banned)
+
+    @property
+    def addrs(self) -> list[str]:
+        """Full addresses that other machines can dial."""
+        return self._host.addrs
+
+    @property
+    def connected(self) -> frozenset[str]:
+        """The peers that we are connected to."""
+        return self._host.connected
+
+    def banned(self) -> dict[str, float]:
+        """Banned peers, each with the seconds that its ban still lasts."""
+        now = trio.current_time()
+        return {peer: until - now for peer, until in self._host.standing.banned(now).items()}
+
+    def source(self, peer_id: str) -> PeerSource:
+        """This peer as a source of chunks."""
+
+        async def open_stream() -> FrameStream:
+            return await self._host.open_stream(peer_id, BLOB_PROTOCOL)
+
+        return PeerSource(peer_id, open_stream)
+
+    def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
+        """Count an offence of a peer; see :mod:`peatnet.net.standing`."""
+        self._host.offend(peer_id, offence, reason)
+
+    async def announce(self, envelope: bytes) -> None:
+        """Gossip a record. Peers that miss it get it by catalogue sync."""
+        if self._gossip is not None:
+            await self._gossip.publish_record(envelope)
+        self._presence_due.set()  # our digest has changed
+
+    def sync_with_all(self) -> None:
+        """Bring catalogues together with all connected peers soon, as after a change of trust."""
+        self._synced_at.clear()
+        for peer_id in self._host.connected:
+            self._sync_soon(peer_id)
+
+    def announce_blob(self, blob: Hash) -> None:
+        """Tell peers soon that we have (some of) this blob."""
+        self._gained[blob] = None
+        self._presence_due.set()
+
+    # What peers send
+
+    async def _judge_record(self, forwarder: str, envelope: bytes) -> bool:
+        (taken,) = await self._take(forwarder, [envelope])
+        return taken.outcome in {Outcome.ACCEPTED, Outcome.DUPLICATE}
+
+    async def _take_from_sync(self, peer_id: str, envelopes: list[bytes]) -> None:
+        await self._take(peer_id, envelopes)
+
+    async def _take(self, peer_id: str, envelopes: list[bytes]) -> list[Taken]:
+        results = await self._keeper.take(envelopes)
+        for taken in results:
+            if taken.fault is not None:
+                kind = "bad signature" if isinstance(taken.fault, SignatureError) else "bad record"
+                reason = f"{kind}: {taken.fault.message}"
+                self._host.offend(peer_id, Offence.BAD_RECORD, reason)
+            elif taken.record is not None and taken.outcome is not Outcome.ACCEPTED:
+                log.debug(
+                    "record ignored", outcome=taken.outcome, key=taken.record.key, peer=peer_id
+                )
+        if any(taken.outcome is Outcome.ACCEPTED for taken in results):
+            self._presence_due.set()
+        return results
+
+    def _take_presence(self, sender: str, presence: Presence) -> None:
+        if sender == self._host.peer_id or self._host.is_banned(sender):
+            return
+        self.dialer.learn(sender, presence.addresses)
+        if sender not in self._host.connected:
+            return
+        for blob in presence.gained:
+            for callback in self.on_gained:
+                callback(sender, blob)
+        if presence.digest != self._keeper.catalogue.digest():
+            self._sync_soon(sender)
+
+    def _peer_changed(self, peer_id: str, connected: bool) -> None:  # a callback's shape
+        if connected:
+            self._sync_soon(peer_id)
+            self._presence_due.set()
+        else:
+            self._synced_at.pop(peer_id, None)
+            if self._gossip is not None:
+                self._gossip.forget(peer_id)
+        for callback in self.on_peer:
+            callback(peer_id, connected)
+
+    def _peer_banned(self, peer_id: str) -> None:
+        if self._gossip is not None:
+            self._gossip.block(peer_id)
+
+    # What we do by ourselves
+
+    def _sync_soon(self, peer_id: str) -> None:
+        now = trio.current_time()
+        if self._nursery is None or peer_id in self._syncing:
+            return
+        if now - self._synced_at.get(peer_id, -SYNC_PAUSE) < SYNC_PAUSE:
+            return
+        self._synced_at[peer_id] = now
+        self._syncing.add(peer_id)
+        self._nursery.start_soon(self._sync_with, peer_id)
+
+    async def _sync_with(self, peer_id: str) -> None:
+        try:
+            frames = await self._host.open_stream(peer_id, CATALOGUE_PROTOCOL)
+            try:
+                await self._sync.ask(frames)
+                await frames.finish()
+            finally:
+                await frames.reset()
+        except NoSource as exc:
+            log.debug("catalogue sync failed", peer=peer_id, reason=exc.message)
+        except RemoteProtocolError as exc:
+            self._host.offend(peer_id, Offence.MALFORMED, exc.message)
+        finally:
+            self._syncing.discard(peer_id)
+
+    async def _sync_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(SYNC_INTERVAL * self._rng.uniform(0.75, 1.25))
+            peers = sorted(self._host.connected)
+            if peers:
+                self._sync_soon(self._rng.choice(peers))
+
+    async def _send_presence(self, gossip: Gossip) -> None:
+        while True:
+            with trio.move_on_after(PRESENCE_INTERVAL * self._rng.uniform(0.75, 1.25)):
+                await self._presence_due.wait()
+                await trio.sleep(PRESENCE_DELAY)
+            self._presence_due = trio.Event()
+            gained = list(self._gained)[:MAX_GAINED]
+            for blob in gained:
+                del self._gained[blob]
+            if self._gained:
+                self._presence_due.set()
+            await gossip.publish_presence(
+                Presence(to_announce(self._host.listening), self._keeper.catalogue.digest(), gained)
+            )
+
+    async def run(self, gossip: Gossip, *, task_status: trio.TaskStatus[None]) -> None:
+        """Do all that a node does by itself, until cancelled."""
+        self._gossip = gossip
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.dialer.run)
+            nursery.start_soon(self._sync_now_and_then)
+            nursery.start_soon(self._send_presence, gossip)
+            task_status.started()
+
+    @property
+    def handlers(self) -> dict[str, Callable[[FrameStream], Awaitable[None]]]:
+        """Our inbound protocols that this object serves itself."""
+        return {CATALOGUE_PROTOCOL: self._sync.answer}
+
+    @property
+    def judges(
+        self,
+    ) -> tuple[Callable[[str, bytes], Awaitable[bool]], Callable[[str, Presence], None]]:
+        """What gossip asks about records and presence."""
+        return self._judge_record, self._take_presence
+
+
+@asynccontextmanager
+async def open_network(
+    seed: bytes,
+    keeper: RecordKeeper,
+    store: Store,
+    *,
+    listen: Sequence[str],
+    peers: Sequence[str],
+    mdns: bool,
+    rng: random.Random,
+) -> AsyncIterator[Network]:
+    """Take part in the network for as long as the context lasts.
+
+    Args:
+        seed: 32 bytes, of our Ed25519 identity.
+        keeper: keeps the catalogue, which gossip and sync bring up to date.
+        store: what is served to peers.
+        listen: listening addresses, ``/ip4/…/tcp/…``.
+        peers: peers to stay connected to, ``/ip4/…/tcp/…/p2p/…``.
+        mdns: find and be found on the local network.
+        rng: spreads retries and intervals over time.
+
+    Raises:
+        ListenError: an address cannot be listened on.
+        UsageError: an address is malformed.
+    """
+    wanted = [parse_dial_address(text) for text in peers]
+    async with open_host(seed, listen, mdns=mdns) as host:
+        network = Network(host, keeper, rng)
+        host.handle(BLOB_PROTOCOL, BlobServer(store).serve)
+        for protocol, handler in network.handlers.items():
+            host.handle(protocol, handler)
+        judge_record, take_presence = network.judges
+        async with (
+            open_gossip(host, judge_record, take_presence) as gossip,
+            trio.open_nursery() as nursery,
+        ):
+            await nursery.start(network.run, gossip)
+            if mdns:
+                await nursery.start(watch_mdns, network.dialer.learn)
+            for address, peer_id in wanted:
+                network.dialer.want(peer_id, [address])
+            try:
+                yield network
+            finally:
+                nursery.cancel_scope.cancel()

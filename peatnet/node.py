@@ -1,0 +1,466 @@
+"""The node: library, keeper and network wired together. The Python API, and what the daemon runs.
+
+    async with peatnet.open_node(peatnet.load_config(Path("data"))) as node:
+        manifest = await node.publish(Path("model.gguf"), draft)
+
+All methods belong to the trio task tree that opened the node. Blocking work is done in worker threads.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from peatnet.blobs import AddMode, Hash
+from peatnet.errors import AlreadyExists, IntegrityError, NotFound, UsageError
+from peatnet.keeper import Keeper
+from peatnet.library import Model, check_against, open_library
+from peatnet.records import RecordType
+from peatnet.records.bodies import Withdrawal
+from peatnet.views import (
+    Change,
+    GetResult,
+    ModelChanged,
+    ModelView,
+    PeerChanged,
+    PeerView,
+    Progress,
+    SourceChoice,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from peatnet.blobs import BlobInfo, GcReport, VerifyReport
+    from peatnet.config import Config
+    from peatnet.library import Library, Target
+    from peatnet.models import ModelManifest
+    from peatnet.net.network import Network
+    from peatnet.records import Record
+
+# What a slow subscriber may leave unread before it misses changes.
+SUBSCRIPTION_BUFFER = 256
+
+log = structlog.get_logger(__name__)
+
+
+class Node:
+    """One node. Made by :func:`open_node`.
+
+    Attributes:
+        config: its settings.
+        peer_id: its peer id, which is its publisher id as well.
+    """
+
+    def __init__(self, library: Library, network: Network | None, rng: random.Random) -> None:
+        self.config = library.config
+        self.peer_id = library.identity.peer_id
+        self._library = library
+        self._network = network
+        self._subscribers: set[trio.MemorySendChannel[Change]] = set()
+        self._keeper = Keeper(
+            library, network, rng, on_change=self._model_changed, on_blob=self._blob_changed
+        )
+        library.ledger.on_change.append(self._record_changed)
+        if network is not None:
+            network.on_peer.append(self._peer_changed)
+            network.on_gained.append(self._peer_gained)
+
+    @property
+    def addrs(self) -> list[str]:
+        """Full addresses that other machines can dial; empty without a network."""
+        return self._network.addrs if self._network is not None else []
+
+    # Publishing
+
+    async def publish(
+        self,
+        path: Path,
+        manifest: ModelManifest,
+        *,
+        mode: AddMode = AddMode.AUTO,
+        progress: Callable[[int], None] | None = None,
+    ) -> ModelManifest:
+        """Add a file to the store, sign its manifest, and tell the others.
+
+        Args:
+            path: the model file.
+            manifest: what it is. Sizes and hashes may be left empty; where they are given, they must be right.
+            mode: how the file gets into the store.
+            progress: called, from a worker thread, with the bytes hashed so far.
+
+        Returns:
+            The manifest as it was signed: with size, hashes and chunk table hash filled in.
+
+        Raises:
+            NotFound: there is no such file.
+            IntegrityError: the file is not what the manifest says.
+            InvalidManifest: the manifest, filled in, breaks a rule.
+            DiskFull, StorageError: the store cannot take it.
+
+        Cancellation: takes effect once the file is added; nothing is published then.
+        """
+        add = partial(self._library.store.add_file, path, mode=mode, progress=progress)
+        info = await trio.to_thread.run_sync(add)
+        wrong = check_against(manifest, info)
+        if wrong is None and manifest.blob_hash not in {None, info.hash.hex()}:
+            wrong = (
+                f"the file's BLAKE3 is {info.hash.hex()}, the manifest says {manifest.blob_hash}"
+            )
+        if wrong is not None:
+            raise IntegrityError(
+                f"{path}: {wrong}",
+                hint="take the field out of the manifest, or name the right file",
+            )
+        signed = manifest.with_blob(
+            blob_hash=info.hash.hex(),
+            size_bytes=info.size,
+            sha256=info.sha256,
+            chunk_size=info.table.chunk_size,
+            table_hash=info.table.table_hash.hex(),
+        )
+        record = await self._library.ledger.sign(RecordType.MANIFEST, signed.key, signed.to_json())
+        await trio.to_thread.run_sync(
+            self._library.set_ready, Model(record, signed, trusted=True), info
+        )
+        await self._announce(record)
+        self._blob_changed(info.hash)
+        return signed
+
+    async def withdraw(self, reference: str) -> None:
+        """Take back a model version that this node published. Files stay until they are removed.
+
+        Raises:
+            NotFound: there is no such model.
+            UsageError: another node published it.
+        """
+        model = self._library.find(reference).model
+        if model is None:
+            raise NotFound(f"{reference} is a blob without a manifest: nothing to withdraw")
+        if model.publisher != self.peer_id:
+            raise UsageError(
+                f"{model} was published by {model.publisher}: only that node can withdraw it",
+                hint="`peatnet rm` removes it from this node, `peatnet trust remove` stops trust",
+            )
+        manifest = model.manifest
+        body = Withdrawal(model_id=manifest.model_id, version=manifest.version)
+        record = await self._library.ledger.sign(
+            RecordType.WITHDRAWAL, model.record.key, body.to_json()
+        )
+        await self._announce(record)
+
+    async def _announce(self, record: Record) -> None:
+        if self._network is not None:
+            await self._network.announce(record.envelope)
+
+    # Looking
+
+    async def models(self) -> list[ModelView]:
+        """Every model in the catalogue that is not withdrawn, trusted ones first."""
+        return [self._view(model) for model in self._library.models()]
+
+    async def show(self, reference: str) -> ModelManifest:
+        """The manifest of a model.
+
+        Raises:
+            NotFound, Ambiguous, UsageError: as the reference is.
+        """
+        model = self._library.find(reference).model
+        if model is None:
+            raise NotFound(f"{reference} is a blob without a manifest")
+        return model.manifest
+
+    async def peers(self) -> list[PeerView]:
+        """The other nodes that this node knows."""
+        if self._network is None:
+            return []
+        known = self._network.dialer.known()
+        banned = self._network.banned()
+        now = datetime.now(UTC)
+        views = []
+        for peer_id in sorted({*known, *banned, *self._network.connected}):
+            until = None
+            if peer_id in banned:
+                end = now + timedelta(seconds=banned[peer_id])
+                until = end.isoformat(timespec="seconds").replace("+00:00", "Z")
+            addrs = [f"{address}/p2p/{peer_id}" for address in known.get(peer_id, [])]
+            views.append(PeerView(peer_id, addrs, peer_id in self._network.connected, until))
+        return views
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
+        """Changes as they happen, for as long as the context lasts.
+
+        A subscriber that leaves 256 of them unread misses the next ones; it should look again with
+        :meth:`models` and :meth:`peers` whenever it has been slow.
+        """
+        send, receive = trio.open_memory_channel[Change](SUBSCRIPTION_BUFFER)
+        self._subscribers.add(send)
+        try:
+            with receive:
+                yield receive
+        finally:
+            self._subscribers.discard(send)
+            send.close()
+
+    # Fetching
+
+    async def get(
+        self,
+        reference: str,
+        *,
+        source: SourceChoice = SourceChoice.ANY,
+        out: Path | None = None,
+        force: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> GetResult:
+        """Have a model or blob here, complete and verified.
+
+        A person asked for it, so an untrusted publisher's model is fetched too.
+
+        Args:
+            reference: MODEL, MODEL@VERSION, a hash, or the beginning of one.
+            source: where bytes may come from, if they are not here.
+            out: leave a copy of the file there as well.
+            force: overwrite ``out``.
+            progress: called with the progress, about ten times a second.
+
+        Raises:
+            AlreadyExists: ``out`` exists and ``force`` is not given; checked before anything is fetched.
+            NotFound, Ambiguous, UsageError: as the reference is.
+            NoSource, HttpSourceError: nobody delivered.
+            IntegrityError: what was delivered contradicts the manifest.
+            DiskFull, StorageError: the store cannot take it.
+
+        Cancellation: what is here stays; a later call goes on from there.
+        """
+        began = trio.current_time()
+        target = self._library.find(reference)
+        if out is not None:
+            _check_out(out, force=force)
+        info = await trio.to_thread.run_sync(self._complete, target)
+        by_source: dict[str, int] = {}
+        if info is None:
+            info, by_source = await self._keeper.get(target, source, progress)
+        path = info.path
+        if target.model is not None:
+            path = await trio.to_thread.run_sync(self._library.set_ready, target.model, info)
+            self._model_changed(target.model)
+        if out is not None:
+            export = partial(self._library.store.export, info.hash, out, force=force)
+            await trio.to_thread.run_sync(export)
+            path = out
+        seconds = trio.current_time() - began
+        return GetResult(str(path), info.hash.hex(), info.size, seconds, by_source)
+
+    def _complete(self, target: Target) -> BlobInfo | None:
+        if target.model is not None:
+            info = self._library.info_of(target.model)
+            here = self._library.store.info(target.blob) if target.blob is not None else None
+            if info is None and here is not None:
+                wrong = check_against(target.model.manifest, here)
+                raise IntegrityError(f"{target.model}: {wrong}", hint="the manifest is wrong")
+            return info
+        return self._library.store.info(target.blob) if target.blob is not None else None
+
+    # Trust
+
+    async def trust_add(self, peer_id: str) -> None:
+        """Trust a publisher: its models are fetched as the policy says.
+
+        Raises:
+            UsageError: it is no peer id.
+        """
+        await self._library.ledger.trust(peer_id)
+        self._keeper.wake()
+        if self._network is not None:
+            self._network.sync_with_all()
+
+    async def trust_remove(self, peer_id: str) -> None:
+        """Stop trusting a publisher. Files that are here stay.
+
+        Raises:
+            UsageError: it is no peer id, it is our own, or it is trusted by the configuration.
+        """
+        await self._library.ledger.distrust(peer_id)
+        self._keeper.wake()
+
+    async def trust_list(self) -> list[str]:
+        """The trusted publishers, this node included."""
+        return self._library.ledger.trusted()
+
+    # Keeping and removing
+
+    async def remove(self, reference: str, *, force: bool = False) -> int:
+        """Remove a model's file, or an unfinished download, from this node; returns the bytes freed.
+
+        It is not fetched again by itself; ``get`` brings it back.
+
+        Raises:
+            InUse: it is pinned (and ``force`` is not given), or being served.
+            NotFound: it is not here.
+        """
+        target = self._library.find(reference)
+        await self._keeper.stop(target)
+        if target.blob is None:
+            raise NotFound(f"{reference} is not here")
+        remove = partial(self._library.remove, target, force=force)
+        freed = await trio.to_thread.run_sync(remove)
+        if target.model is not None:
+            self._model_changed(target.model)
+        return freed
+
+    async def pin(self, reference: str) -> str:
+        """Keep a blob from ``gc``; returns its hash."""
+        blob = self._blob_of(reference)
+        await trio.to_thread.run_sync(self._library.store.pin, blob)
+        return blob.hex()
+
+    async def unpin(self, reference: str) -> str:
+        """Let ``gc`` have a blob again; returns its hash."""
+        blob = self._blob_of(reference)
+        await trio.to_thread.run_sync(self._library.store.unpin, blob)
+        return blob.hex()
+
+    async def verify(self, reference: str | None = None, *, rebuild: bool = False) -> VerifyReport:
+        """Read blobs again and compare them with their hashes; damaged ones are set aside.
+
+        Args:
+            reference: one model or blob; None for all.
+            rebuild: first enter blob files that the index has lost.
+        """
+        blob = self._blob_of(reference) if reference is not None else None
+        if rebuild:
+            await trio.to_thread.run_sync(self._library.store.rebuild)
+        report = await trio.to_thread.run_sync(self._library.store.verify, blob)
+        self._keeper.wake()
+        return report
+
+    async def gc(self, *, dry_run: bool = False) -> GcReport:
+        """Remove blobs that no model in the catalogue needs and nobody pinned."""
+        keep = {
+            blob
+            for model in self._library.models()
+            if (blob := self._library.blob_of(model)) is not None
+        }
+        collect = partial(self._library.store.gc, keep, dry_run=dry_run)
+        return await trio.to_thread.run_sync(collect)
+
+    def _blob_of(self, reference: str) -> Hash:
+        target = self._library.find(reference)
+        if target.blob is None:
+            raise NotFound(f"{reference} has no blob yet", hint=f"`peatnet get {reference}` first")
+        return target.blob
+
+    # Changes
+
+    def _view(self, model: Model) -> ModelView:
+        progress = self._keeper.progress(model)
+        if progress is None:
+            return self._library.view(model, progress=None)
+        size = progress.size_bytes or model.manifest.size_bytes
+        return self._library.view(model, progress=progress.verified_bytes / size if size else 0.0)
+
+    def _tell(self, change: Change) -> None:
+        for channel in self._subscribers:
+            try:
+                channel.send_nowait(change)
+            except trio.WouldBlock:
+                log.debug("subscriber is slow; change dropped", change=change)
+
+    def _model_changed(self, model: Model) -> None:
+        if self._subscribers:
+            status = self._view(model).status
+            self._tell(ModelChanged(model.manifest.model_id, model.manifest.version, status))
+
+    def _record_changed(self, record: Record) -> None:
+        self._keeper.wake()
+        if record.type in {RecordType.MANIFEST, RecordType.WITHDRAWAL}:
+            model_id, _, version = record.key.partition("@")
+            kind = "withdrawn" if record.type is RecordType.WITHDRAWAL else "available"
+            self._tell(ModelChanged(model_id, version, kind))
+
+    def _blob_changed(self, blob: Hash) -> None:
+        if self._network is not None:
+            self._network.announce_blob(blob)
+
+    def _peer_changed(self, peer_id: str, connected: bool) -> None:  # a callback's shape
+        if connected:
+            self._keeper.wake(peers=True)
+        banned = self._network is not None and peer_id in self._network.banned()
+        self._tell(PeerChanged(peer_id, connected, banned))
+
+    def _peer_gained(self, _peer_id: str, _blob: Hash) -> None:
+        self._keeper.wake(peers=True)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Do all that a node does by itself, until cancelled."""
+        await self._keeper.run(task_status=task_status)
+
+
+def _check_out(out: Path, *, force: bool) -> None:
+    if out.is_dir():
+        raise UsageError(f"{out} is a directory", hint="give the name of a file")
+    if out.exists() and not force:
+        raise AlreadyExists(f"{out} exists", hint="--force overwrites it")
+    if not out.parent.is_dir():
+        raise NotFound(f"the directory {out.parent} does not exist", hint="make it first")
+
+
+@asynccontextmanager
+async def open_node(config: Config, *, network: bool = True) -> AsyncIterator[Node]:
+    """Run a node for as long as the context lasts.
+
+    Args:
+        config: its settings; see :func:`peatnet.config.load_config`.
+        network: False for a node that only works on its store: libp2p is not imported, nothing listens.
+
+    Raises:
+        DataDirLocked: another node runs on the data directory.
+        ListenError: an address cannot be listened on.
+        UsageError: an address or a peer id in the configuration is malformed.
+        StorageError: the data directory cannot be used.
+    """
+    rng = random.SystemRandom()
+    opening = open_library(config)
+    library = await trio.to_thread.run_sync(opening.__enter__)
+    try:
+        if not network:
+            async with _running(Node(library, None, rng)) as node:
+                yield node
+            return
+        # Importing libp2p takes about a second; a node without a network does not pay it.
+        from peatnet.net.network import open_network
+
+        async with (
+            open_network(
+                library.identity.seed,
+                library.ledger,
+                library.store,
+                listen=config.listen,
+                peers=config.peers,
+                mdns=config.mdns,
+                rng=rng,
+            ) as net,
+            _running(Node(library, net, rng)) as node,
+        ):
+            yield node
+    finally:
+        opening.__exit__(None, None, None)
+
+
+@asynccontextmanager
+async def _running(node: Node) -> AsyncIterator[Node]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.run)
+        try:
+            yield node
+        finally:
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,299 @@
+"""Server and client of the control API, joined by a real socket; the verbs here are made for the tests."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import httpx
+import pytest
+import trio
+
+from peatnet.api import client as client_module
+from peatnet.api import server as server_module
+from peatnet.api.client import ControlClient
+from peatnet.api.server import MAX_REQUEST_BYTES, serve_control
+from peatnet.api.verbs import VERBS, Emit, NoParams, ReferenceParams, Verb
+from peatnet.errors import NodeUnreachable, NotFound, PeatnetError, UsageError, error_classes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from peatnet.node import Node
+
+NODE = cast("Node", object())  # the verbs of these tests ask nothing of it
+
+
+@asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[ControlClient]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_control, NODE, path)
+        yield ControlClient(path)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Adds a verb to the table for the time of a test."""
+
+    def add(name: str, run: Any, params: Any = NoParams) -> None:
+        monkeypatch.setitem(VERBS, name, Verb(params, run))
+
+    return add
+
+
+async def ask(client: ControlClient, *args: Any) -> Any:
+    return await trio.to_thread.run_sync(lambda: client.call(*args), abandon_on_cancel=True)
+
+
+async def echo(_node: Node, params: ReferenceParams, _emit: Emit) -> Any:
+    return {"echo": params.reference}
+
+
+async def test_parameters_go_in_a_result_comes_out(
+    tmp_path: Path, verb: Callable[..., None]
+) -> None:
+    verb("echo", echo, ReferenceParams)
+    async with serving(tmp_path / "s") as client:
+        # U+2028 is a line end to some; the answer is longer than any single read.
+        for text in ("plain", "ä\u2028\n\x85", "x" * 300):
+            assert await ask(client, "echo", {"reference": text}) == {"echo": text}
+    assert not (tmp_path / "s").exists()
+
+
+async def test_a_long_answer_arrives_whole(tmp_path: Path, verb: Callable[..., None]) -> None:
+    rows = [{"row": i, "text": "x" * 100} for i in range(30_000)]
+
+    async def many(_node: Node, _params: NoParams, _emit: Emit) -> Any:
+        return rows
+
+    verb("many", many)
+    async with serving(tmp_path / "s") as client:
+        assert await ask(client, "many") == rows
+
+
+async def test_every_error_arrives_as_what_it_was(
+    tmp_path: Path, verb: Callable[..., None]
+) -> None:
+    async def fail(_node: Node, params: ReferenceParams, _emit: Emit) -> Any:
+        raise error_classes()[params.reference]("what", hint="do")
+
+    verb("fail", fail, ReferenceParams)
+    async with serving(tmp_path / "s") as client:
+        for slug, cls in error_classes().items():
+            with pytest.raises(PeatnetError, match="what") as caught:
+                await ask(client, "fail", {"reference": slug})
+            assert type(caught.value) is cls
+            assert caught.value.hint == "do"
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("nonsense", {}, "no verb 'nonsense'"),
+        ("show", {}, "reference: Field required"),
+        ("show", {"reference": ""}, "reference:"),
+        ("show", {"reference": "x" * 301}, "reference:"),
+        ("show", {"reference": ["m"]}, "reference:"),
+        ("show", {"reference": "m", "more": 1}, "more: Extra inputs"),
+        ("models", [1], "parameters:"),
+        ("get", {"reference": "m", "source": "torrent"}, "source:"),
+        ("rm", {"reference": "m", "force": {}}, "force:"),
+        ("publish", {"path": "x" * 5000, "manifest": {}}, "path:"),
+        ("publish", {"path": "relative", "manifest": {}}, "must be absolute"),
+        ("get", {"reference": "m", "out": "/a\0b"}, "must be absolute"),
+        ("show", {"reference": "m", "x": "y" * MAX_REQUEST_BYTES}, "larger than"),
+    ],
+)
+async def test_a_request_that_makes_no_sense(
+    tmp_path: Path, name: str, params: Any, message: str
+) -> None:
+    async with serving(tmp_path / "s") as client:
+        with pytest.raises(UsageError, match=message):
+            await ask(client, name, params)
+
+
+async def test_other_requests_and_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    def post(target: str, body: bytes) -> httpx.Response:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+            return client.post(f"http://peatnet{target}", content=body)
+
+    async with serving(path):
+        for body in (b"{", b"\xff", b"[" * 100_000):
+            answer = await trio.to_thread.run_sync(post, "/v1/models", body)
+            assert answer.status_code == 400
+            assert answer.json()["error"]["slug"] == "usage"
+        assert (await trio.to_thread.run_sync(post, "/other", b"{}")).status_code == 404
+        assert (await trio.to_thread.run_sync(post, "/v1/nonsense", b"{}")).status_code == 404
+
+
+async def test_progress_comes_before_the_result_and_from_any_thread(
+    tmp_path: Path, verb: Callable[..., None]
+) -> None:
+    heard = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    async def work(_node: Node, _params: NoParams, emit: Emit) -> Any:
+        emit({"step": 1})
+        await heard.wait()
+        await trio.to_thread.run_sync(emit, {"step": 2})
+        await trio.to_thread.run_sync(emit, {"step": 3})
+        return "done"
+
+    steps: list[int] = []
+
+    def on_progress(progress: dict[str, Any]) -> None:
+        steps.append(progress["step"])
+        trio.from_thread.run_sync(heard.set, trio_token=token)
+
+    verb("work", work)
+    async with serving(tmp_path / "s") as client:
+        assert await ask(client, "work", {}, on_progress) == "done"
+    assert steps == [1, 3]  # 3 replaced 2 before anybody read it
+
+
+async def test_a_client_that_leaves_cancels_its_verb(
+    tmp_path: Path, verb: Callable[..., None]
+) -> None:
+    began, ended = trio.Event(), trio.Event()
+
+    async def hang(_node: Node, _params: NoParams, _emit: Emit) -> Any:
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    verb("hang", hang)
+    path = tmp_path / "s"
+    async with serving(path):
+        stream = await trio.open_unix_socket(path)
+        await stream.send_all(b"POST /v1/hang HTTP/1.1\r\nhost: p\r\ncontent-length: 2\r\n\r\n{}")
+        await began.wait()
+        await stream.aclose()
+        with trio.fail_after(10):
+            await ended.wait()
+
+
+async def test_the_server_ends_with_verbs_under_way_and_clients_that_do_not_read(
+    tmp_path: Path, verb: Callable[..., None]
+) -> None:
+    began = trio.Event()
+
+    async def hang(_node: Node, _params: NoParams, _emit: Emit) -> Any:
+        began.set()
+        await trio.sleep_forever()
+
+    verb("hang", hang)
+    path = tmp_path / "s"
+    failed: list[BaseException] = []
+
+    async def client_side(client: ControlClient) -> None:
+        try:
+            await ask(client, "hang")
+        except NodeUnreachable as exc:
+            failed.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(10):
+            async with serving(path) as client:
+                nursery.start_soon(client_side, client)
+                await began.wait()
+                idle = await trio.open_unix_socket(path)
+        await idle.aclose()
+    assert len(failed) == 1
+    assert not path.exists()
+
+
+async def test_a_bug_in_one_verb_leaves_the_node_alive(
+    tmp_path: Path, verb: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def crash(_node: Node, _params: NoParams, _emit: Emit) -> Any:
+        raise ZeroDivisionError
+
+    verb("crash", crash)
+    verb("echo", echo, ReferenceParams)
+    async with serving(tmp_path / "s") as client:
+        with pytest.raises(NodeUnreachable, match="no answer|before its answer"):
+            await ask(client, "crash")
+        assert await ask(client, "echo", {"reference": "still here"}) == {"echo": "still here"}
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_busy_node_is_told_from_a_stuck_one(
+    tmp_path: Path, verb: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = trio.Event()
+
+    async def slow(_node: Node, _params: NoParams, _emit: Emit) -> Any:
+        await release.wait()
+        return "done"
+
+    verb("slow", slow)
+    monkeypatch.setattr(client_module, "_SILENCE_TIMEOUT_S", 0.4)
+    path = tmp_path / "s"
+    async with serving(path) as client:
+        with pytest.raises(NodeUnreachable, match="does not answer"):
+            await ask(client, "slow")
+    monkeypatch.setattr(server_module, "HEARTBEAT_EVERY_S", 0.0)
+    async with serving(path) as client, trio.open_nursery() as nursery:
+        answers: list[Any] = []
+
+        async def wait_for_it() -> None:
+            answers.append(await ask(client, "slow"))
+
+        nursery.start_soon(wait_for_it)
+        await trio.sleep(1.0)  # longer than the silence that the client bears
+        assert answers == []
+        release.set()
+    assert answers == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "no answer"),
+        (b"SSH-2.0-OpenSSH\r\n", "no answer"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "before its answer was whole"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"progress": 1}\n\n{"resu', "before its answer was whole"),
+        (b"HTTP/1.1 200 OK\r\n\r\n<html>\n", "not peatnet's"),
+        (b"HTTP/1.1 200 OK\r\n\r\n[]\n", "not peatnet's"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{}\n", "no answer"),
+    ],
+)
+def test_what_else_may_answer_on_the_socket(tmp_path: Path, answer: bytes, message: str) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        with pytest.raises(NodeUnreachable, match=message):
+            ControlClient(path).call("models")
+        thread.join()
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(NodeUnreachable, match="no answer"):
+        ControlClient(tmp_path / "s").call("models")
+
+
+def test_an_error_from_a_newer_node_is_still_an_error() -> None:
+    error = client_module._rebuild({"slug": "of-the-future", "message": "m", "hint": None})
+    assert type(error) is PeatnetError
+    assert json.loads(json.dumps(server_module.error_line(NotFound("m")))) == {
+        "error": {"slug": "not-found", "message": "m", "hint": None}
+    }
