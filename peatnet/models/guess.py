@@ -45,8 +45,10 @@ _FAMILIES: Final = (
     (ModelType.DETECTOR, r"yolo|detr\b|rcnn|ssd\b|retinanet|efficientdet|detector|rfdetr"),
     (
         ModelType.LLM,
-        r"llama|mistral|ministral|mixtral|qwen|gemma|falcon|deepseek|smollm|granite|olmo|vicuna|\bphi"
-        + r"|\bgpt|starcoder|\bllm\b|instruct\b|\bchat\b",
+        (
+            r"llama|mistral|ministral|mixtral|qwen|gemma|falcon|deepseek|smollm|granite|olmo|vicuna|\bphi"
+            r"|\bgpt|starcoder|\bllm\b|instruct\b|\bchat\b"
+        ),
     ),
 )
 _TYPES: Final = tuple((kind, re.compile(pattern)) for kind, pattern in _FAMILIES)

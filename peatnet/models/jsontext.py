@@ -51,20 +51,19 @@ class JsonFloat(float):
 
 
 def to_f32(value: float) -> float:
-    """Round to what a 32-bit float holds.
-
-    Raises:
-        OverflowError: the value is beyond the largest 32-bit float.
-    """
-    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    """Round to what a 32-bit float holds; what is beyond its range becomes an infinity, as in Rust."""
+    try:
+        rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
     return rounded
 
 
 def f32(value: float) -> JsonFloat:
     """A number as Rust's f32: rounded to 32 bits, written with the fewest digits that read back the same.
 
-    Raises:
-        OverflowError: the value is beyond the largest 32-bit float.
+    Args:
+        value: a number within the range of a 32-bit float.
     """
     rounded = to_f32(value)
     return JsonFloat(rounded, _f32_text(rounded))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from peatnet.models import fields
+from peatnet.models import fields  # noqa: TC001  # pydantic reads annotations at run time
 from peatnet.models.base import Strict
 
 
