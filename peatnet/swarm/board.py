@@ -36,6 +36,7 @@ class Board:
         self.rarity = Rarity()
         self.sources: dict[str, Source] = {}
         self.living: dict[str, Source] = {}
+        self.living_http = 0
         # Grows whenever a source that found nothing to do might find something if it looked again.
         self.epoch = 0
 
@@ -63,6 +64,7 @@ class Board:
         """A source that begins a life takes part."""
         self.sources[source.name] = source
         self.living[source.name] = source
+        self.living_http += source.tier is Tier.HTTP
 
     def ask(self, source: Source, index: int, ask: Ask) -> None:
         """A request goes out."""
@@ -122,6 +124,7 @@ class Board:
     def release(self, source: Source) -> None:
         """A source's life ended: forget what it had, and want again what was asked of it alone."""
         del self.living[source.name]
+        self.living_http -= source.tier is Tier.HTTP
         for index in list(source.out):
             self.retire(source, index)
         if source.tier is Tier.PEER:

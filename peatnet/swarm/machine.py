@@ -172,7 +172,7 @@ class Swarm:
         overdue = self._timers.soonest()
         if overdue is not None:
             times.append(overdue)
-        if any(source.tier is ev.Tier.HTTP for source in self._board.living.values()):
+        if self._board.living_http:
             times.append(self._fallback.next_change(self._now))
         soonest = min(times)
         return None if soonest == math.inf else soonest

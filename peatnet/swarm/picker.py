@@ -38,7 +38,7 @@ class Picker:
 
     def __init__(self, board: Board, tiers: frozenset[Tier], rng: random.Random) -> None:
         self._board = board
-        self._tiers = tiers
+        self._peers_allowed = Tier.PEER in tiers
         self._rng = rng
         self._ahead = 1 + board.n_chunks // PLAN_SHARE
         self.gate = Gate.SHUT
@@ -47,7 +47,7 @@ class Picker:
     def may_ask(self, source: Source) -> bool:
         """Whether a living source may be asked for anything, as far as its tier goes."""
         if source.tier is Tier.PEER:
-            return Tier.PEER in self._tiers
+            return self._peers_allowed
         return self.gate is not Gate.SHUT
 
     def can_serve(self, source: Source, index: int) -> bool:
@@ -66,7 +66,7 @@ class Picker:
         wanted = self._board.wanted
         if not wanted.count:
             return True
-        reach = self._board.rarity.held() if Tier.PEER in self._tiers else 0
+        reach = self._board.rarity.held() if self._peers_allowed else 0
         for source in self._board.living.values():
             if source.tier is Tier.HTTP and self.may_ask(source):
                 reach |= source.has.mask

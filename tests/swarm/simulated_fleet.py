@@ -77,8 +77,10 @@ class Fleet:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.nodes: dict[str, Node] = {}
+        self.dies_when_all_is_out: Node | None = None
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = count()
+        self._out: set[int] = set()  # chunks that some downloader got
 
     def seed(self, node: Node) -> Node:
         self.nodes[node.name] = node
@@ -191,6 +193,11 @@ class Fleet:
         before = node.swarm.missing
         self._tell(node, ChunkArrived(source.name, index))
         if node.swarm.missing < before:
+            self._out.add(index)
+            if len(self._out) == self.n and self.dies_when_all_is_out is not None:
+                dying, self.dies_when_all_is_out = self.dies_when_all_is_out, None
+                dying.dies_at = self.now
+                self._die(dying)
             for other in self.nodes.values():
                 if other.swarm is not None and other is not node:
                     self._announce(node, other, index)

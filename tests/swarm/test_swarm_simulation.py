@@ -77,8 +77,11 @@ def test_a_source_that_falls_silent_does_not_hold_up_the_others() -> None:
 
 
 def test_peers_finish_from_each_other_once_every_chunk_is_out() -> None:
-    fleet, nodes = fleet_of(4, Node("source", dies_at=16))
+    source = Node("source")
+    fleet, nodes = fleet_of(4, source)
+    fleet.dies_when_all_is_out = source
     fleet.run()
+    assert source.dies_at < fleet.now
     assert all_done(nodes)
 
 

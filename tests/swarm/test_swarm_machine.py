@@ -1,0 +1,473 @@
+"""The swarm's rules, one by one: what is asked of whom, when it is taken back, who is let go."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from peatnet.errors import LocalProtocolError
+from peatnet.swarm import (
+    Action,
+    Ban,
+    Cancel,
+    ChunkArrived,
+    ChunkCorrupt,
+    ChunkFailed,
+    ChunkFound,
+    Done,
+    Drop,
+    Event,
+    Life,
+    Request,
+    SourceGained,
+    SourceHas,
+    SourceJoined,
+    SourceLost,
+    Stopped,
+    Swarm,
+    SwarmSettings,
+    Tick,
+    Tier,
+)
+
+
+def make(n: int, *, have: int = 0, size: int | None = None, seed: int = 0, **knobs: Any) -> Swarm:
+    return Swarm(
+        n_chunks=n,
+        chunk_size=10,
+        size=n * 10 if size is None else size,
+        have=have.to_bytes((n + 7) // 8, "little"),
+        rng=random.Random(seed),
+        settings=SwarmSettings(**knobs),
+    )
+
+
+def bitmap(swarm: Swarm, *indices: int) -> bytes:
+    return sum(1 << i for i in indices).to_bytes(len(swarm.have()), "little")
+
+
+def join(
+    swarm: Swarm,
+    name: str,
+    *indices: int,
+    now: float = 0.0,
+    tier: Tier = Tier.PEER,
+    pipeline: int = 8,
+) -> list[Action]:
+    """A source joins with these chunks, or with all of them."""
+    actions = swarm.handle(SourceJoined(name, tier, pipeline), now)
+    has = bitmap(swarm, *indices) if indices else None
+    return actions + swarm.handle(SourceHas(name, has), now)
+
+
+def requests(actions: list[Action], source: str | None = None) -> list[int]:
+    return [
+        action.index
+        for action in actions
+        if isinstance(action, Request) and source in (None, action.source)
+    ]
+
+
+def view(swarm: Swarm, name: str) -> Any:
+    return next(each for each in swarm.sources() if each.name == name)
+
+
+def test_a_download_from_one_peer() -> None:
+    swarm = make(3, size=25)
+    assert swarm.handle(Tick(), 0) == []
+    asked = requests(join(swarm, "a"))
+    assert sorted(asked) == [0, 1, 2]
+    assert swarm.handle(ChunkArrived("a", 2), 1) == []
+    assert swarm.verified_bytes == 5
+    assert swarm.handle(ChunkArrived("a", 0), 2) == []
+    assert swarm.handle(ChunkArrived("a", 1), 3) == [Done()]
+    assert swarm.complete
+    assert swarm.verified_bytes == 25
+    assert swarm.bytes_by_source == {"a": 25}
+    assert swarm.have() == b"\x07"
+    assert swarm.handle(Tick(), 4) == []
+    assert swarm.next_wakeup() is None
+
+
+def test_what_is_there_already_is_counted_and_not_asked_for() -> None:
+    swarm = make(3, have=0b101, size=25)
+    assert swarm.verified_bytes == 15
+    assert requests(join(swarm, "a")) == [1]
+
+
+def test_a_complete_blob_is_done_at_the_first_event() -> None:
+    swarm = make(2, have=0b11)
+    assert swarm.complete
+    assert swarm.handle(Tick(), 0) == [Done()]
+    assert swarm.handle(Tick(), 1) == []
+
+
+def test_before_the_first_event_there_is_nothing_to_wake_up_for() -> None:
+    assert make(2).next_wakeup() is None
+
+
+def test_the_rarest_chunk_goes_first() -> None:
+    swarm = make(40)
+    join(swarm, "a", *range(39), pipeline=1)
+    join(swarm, "b", *range(39), pipeline=1)
+    assert requests(join(swarm, "c", pipeline=1)) == [39]
+
+
+def test_rarity_follows_what_sources_gain_and_lose() -> None:
+    swarm = make(8, first_window=8)
+    join(swarm, "a", 0, 1, 2, 3, pipeline=1)
+    join(swarm, "b", 4, 5, 6, 7, pipeline=1)
+    swarm.handle(SourceGained("a", [4, 5, 6]), 0)
+    rare = {0, 1, 2, 3, 7} - {*view_out(swarm, "a"), *view_out(swarm, "b")}
+    asked = requests(join(swarm, "c"))
+    assert set(asked[: len(rare)]) == rare
+    swarm.handle(SourceLost("c"), 0)
+    swarm.handle(SourceLost("b"), 0)
+    assert requests(join(swarm, "d", pipeline=1)) == [7]
+
+
+def view_out(swarm: Swarm, name: str) -> list[int]:
+    return list(swarm._board.sources[name].out)
+
+
+def test_ties_are_broken_by_the_generator_that_was_passed_in() -> None:
+    orders = {tuple(requests(join(make(64, seed=seed), "a"))) for seed in range(20)}
+    assert len(orders) > 15
+    assert requests(join(make(64, seed=3), "a")) == requests(join(make(64, seed=3), "a"))
+
+
+def test_a_large_blob_is_planned_ahead_and_the_plan_is_checked_when_used() -> None:
+    n = 20_000
+    swarm = make(n)
+    asked = requests(join(swarm, "a", pipeline=2))
+    assert asked[1] == asked[0] + 1  # one plan
+    for index in (asked[1] + 1, asked[1] + 2):
+        swarm.handle(ChunkFound(index), 0)
+    after = requests(swarm.handle(ChunkArrived("a", asked[0]), 0.1))
+    assert after
+    assert not {asked[1] + 1, asked[1] + 2} & set(after)
+
+
+def test_an_unmeasured_source_gets_a_small_window_a_fast_one_its_whole_pipeline() -> None:
+    swarm = make(50)
+    first = requests(join(swarm, "a", pipeline=16))
+    assert len(first) == SwarmSettings().first_window
+    swarm.handle(ChunkArrived("a", first[0]), 0.01)
+    assert view(swarm, "a").out == 16
+    assert view(swarm, "a").rate == pytest.approx(1000)
+
+
+def test_a_slow_source_gets_less_to_do() -> None:
+    swarm = make(50)
+    now = 0.0
+    asked = requests(join(swarm, "a", pipeline=16))
+    for _ in range(8):
+        now += 1.5
+        asked += requests(swarm.handle(ChunkArrived("a", asked.pop(0)), now))
+    assert view(swarm, "a").window == 2
+    assert view(swarm, "a").out == 2
+
+
+def test_a_chunk_that_failed_goes_elsewhere_first_and_back_only_as_last_resort() -> None:
+    swarm = make(1, rest=0.0)
+    assert join(swarm, "a") == [Request("a", 0)]
+    assert join(swarm, "b") == []
+    assert swarm.handle(ChunkFailed("a", 0, "busy"), 0.1) == [Request("b", 0)]
+    assert swarm.handle(ChunkFailed("b", 0, "busy"), 0.2) == [Request("a", 0)]
+    assert swarm.handle(SourceLost("b"), 0.3) == []
+    assert swarm.handle(ChunkFailed("a", 0, "busy"), 0.4) == [Request("a", 0)]
+
+
+def test_repeated_failures_bring_pauses_that_grow_and_then_the_end() -> None:
+    swarm = make(1, max_strikes=4, rest=0.5)
+    assert join(swarm, "a") == [Request("a", 0)]
+    assert swarm.handle(ChunkFailed("a", 0, "no"), 0) == [Request("a", 0)]
+    assert swarm.handle(ChunkFailed("a", 0, "no"), 0) == []
+    assert swarm.next_wakeup() == 0.5
+    assert swarm.handle(Tick(), 0.25) == []
+    assert swarm.handle(Tick(), 0.5) == [Request("a", 0)]
+    assert swarm.handle(ChunkFailed("a", 0, "no"), 0.5) == []
+    assert swarm.next_wakeup() == 1.5
+    assert swarm.handle(Tick(), 1.5) == [Request("a", 0)]
+    [drop] = swarm.handle(ChunkFailed("a", 0, "x" * 1000), 1.5)
+    assert isinstance(drop, Drop)
+    assert "4 failures" in drop.reason
+    assert len(drop.reason) < 300
+    assert view(swarm, "a").life is Life.DROPPED
+    assert swarm.next_wakeup() is None
+
+
+def test_requests_that_were_out_together_fail_as_one() -> None:
+    swarm = make(4, max_strikes=2)
+    asked = requests(join(swarm, "a"))
+    for index in asked:
+        assert not any(
+            isinstance(action, Drop) for action in swarm.handle(ChunkFailed("a", index, "no"), 0)
+        )
+    assert view(swarm, "a").life is Life.ALIVE
+    assert view(swarm, "a").window == 1
+
+
+def test_a_delivery_makes_up_for_failures() -> None:
+    swarm = make(3, max_strikes=2)
+    join(swarm, "a", pipeline=1)
+    for now in range(3):
+        [index] = view_out(swarm, "a")
+        [again] = requests(swarm.handle(ChunkFailed("a", index, "no"), now))
+        swarm.handle(ChunkArrived("a", again), now)
+        assert view(swarm, "a").life is Life.ALIVE
+    assert swarm.complete
+
+
+def test_a_dropped_source_may_come_back() -> None:
+    swarm = make(1, max_strikes=1)
+    join(swarm, "a")
+    assert isinstance(swarm.handle(ChunkFailed("a", 0, "no"), 0)[0], Drop)
+    assert swarm.handle(SourceLost("a"), 1) == []
+    assert join(swarm, "a", now=2) == [Request("a", 0)]
+
+
+def test_a_corrupt_chunk_bans_at_once_and_everything_is_asked_again_elsewhere() -> None:
+    swarm = make(3)
+    asked = requests(join(swarm, "a"))
+    join(swarm, "b", pipeline=4)
+    actions = swarm.handle(ChunkCorrupt("a", asked[0]), 0.5)
+    assert isinstance(actions[0], Ban)
+    assert f"chunk {asked[0]} " in actions[0].reason
+    assert sorted(view_out(swarm, "b")) == [0, 1, 2]
+    assert swarm.handle(ChunkCorrupt("a", asked[1]), 0.5) == []
+    assert swarm.handle(SourceLost("a"), 0.5) == []
+    [ban] = swarm.handle(SourceJoined("a", Tier.PEER, 1), 1)
+    assert isinstance(ban, Ban)
+    assert view(swarm, "a").life is Life.BANNED
+
+
+def test_corruption_found_after_the_source_left_bans_it_still() -> None:
+    swarm = make(3)
+    join(swarm, "a")
+    swarm.handle(SourceLost("a"), 0)
+    assert isinstance(swarm.handle(ChunkCorrupt("a", 0), 0)[0], Ban)
+
+
+def test_an_overdue_request_goes_to_another_source() -> None:
+    swarm = make(3)
+    [late] = requests(join(swarm, "a", 0, 1, pipeline=1))
+    [busy] = requests(join(swarm, "b", pipeline=1))
+    assert swarm.next_wakeup() == 15
+    assert swarm.handle(Tick(), 14.9) == []
+    actions = swarm.handle(Tick(), 15)
+    assert Cancel("a", late) in actions
+    assert Cancel("b", busy) not in actions  # nobody else has it: it gets more time
+    assert Request("a", late) not in actions
+    [after] = requests(swarm.handle(ChunkArrived("b", busy), 16), "b")
+    assert after == late
+
+
+def test_with_nobody_else_a_request_gets_more_time_and_then_fails() -> None:
+    swarm = make(1, extensions=2, max_strikes=1)
+    assert join(swarm, "a") == [Request("a", 0)]
+    for wakeup in (15.0, 15 + 30, 15 + 30 + 60):
+        assert swarm.next_wakeup() == wakeup
+        actions = swarm.handle(Tick(), wakeup)
+    assert actions[0] == Cancel("a", 0)
+    assert isinstance(actions[1], Drop)
+
+
+def test_timeouts_follow_the_measured_pace_within_bounds() -> None:
+    swarm = make(9, timeout_min=5, timeout_max=60)
+    [index] = requests(join(swarm, "a", pipeline=1))
+    now = 0.0
+    for seconds, expected in ((0.1, 5), (0.1, 5), (10, 10.3), (30, None), (100, 60), (100, 60)):
+        now += seconds
+        [index] = requests(swarm.handle(ChunkArrived("a", index), now))
+        wakeup = swarm.next_wakeup()
+        assert wakeup is not None
+        if expected is not None:
+            assert wakeup - now == pytest.approx(expected)
+        assert 5 <= wakeup - now <= 60.001
+
+
+def test_a_queue_that_keeps_moving_is_not_overdue() -> None:
+    swarm = make(40, timeout_first=5, first_window=8, timeout_slack=1, horizon=1000)
+    asked = requests(join(swarm, "a"))
+    join(swarm, "b", *range(40), pipeline=1)
+    for step, index in enumerate(asked):
+        actions = swarm.handle(ChunkArrived("a", index), 4.0 * (step + 1))
+        assert not any(isinstance(action, Cancel) and action.source == "a" for action in actions)
+
+
+def test_the_endgame_doubles_what_would_wait_longest_and_cancels_the_loser() -> None:
+    swarm = make(4)
+    asked = requests(join(swarm, "a"))
+    assert len(asked) == 4
+    # Both are unmeasured, so a chunk is taken to need a second: the last of a's four would come in 4 s, from b
+    # in 1; the one before it in 3 s, from b in 2. The first two gain nothing.
+    assert join(swarm, "b") == [Request("b", asked[3]), Request("b", asked[2])]
+    assert Cancel("a", asked[3]) in swarm.handle(ChunkArrived("b", asked[3]), 0.5)
+    late = swarm.handle(ChunkArrived("a", asked[3]), 0.6)  # was under way already
+    assert Cancel("b", asked[3]) not in late
+    assert swarm.duplicate_bytes == 10
+    assert swarm.bytes_by_source == {"b": 10}
+
+
+def test_the_endgame_asks_no_third_source() -> None:
+    swarm = make(1)
+    assert join(swarm, "a") == [Request("a", 0)]
+    join(swarm, "b")
+    join(swarm, "c")
+    assert swarm.handle(Tick(), 14) == [Request("b", 0)]
+    assert swarm.handle(Tick(), 14.5) == []
+
+
+def test_a_source_that_cannot_help_in_the_endgame_is_left_in_peace() -> None:
+    swarm = make(2, max_strikes=3)
+    join(swarm, "a", 0)
+    assert join(swarm, "b", 1) == [Request("b", 1)]
+    assert swarm.handle(Tick(), 10) == []
+    assert swarm.handle(ChunkArrived("b", 1), 11) == []
+
+
+def test_http_waits_until_peers_have_been_silent() -> None:
+    swarm = make(2)
+    join(swarm, "web", tier=Tier.HTTP)
+    assert swarm.next_wakeup() == 5
+    assert swarm.handle(Tick(), 4.9) == []
+    assert sorted(requests(swarm.handle(Tick(), 5), "web")) == [0, 1]
+
+
+def test_http_fills_gaps_of_living_peers_after_the_grace() -> None:
+    swarm = make(3, timeout_first=60)
+    join(swarm, "web", tier=Tier.HTTP)
+    join(swarm, "a", 0, 1, now=1, pipeline=1)
+    [first] = view_out(swarm, "a")
+    assert swarm.handle(ChunkArrived("a", first), 4) == [Request("a", 1 - first)]
+    assert swarm.next_wakeup() == 6  # five seconds after the peer came
+    assert swarm.handle(Tick(), 6) == [Request("web", 2)]
+    assert swarm.handle(ChunkArrived("web", 2), 8) == []
+    assert (
+        swarm.handle(Tick(), 9) == []
+    )  # silent since 4: anything goes now, but that chunk may be near
+    assert swarm.next_wakeup() == 10
+    assert swarm.handle(Tick(), 10) == [Request("web", 1 - first)]  # twice its usual 3 seconds
+    assert swarm.bytes_by_source == {"a": 10, "web": 10}
+
+
+def test_http_stops_being_asked_when_a_peer_delivers_again() -> None:
+    swarm = make(30)
+    join(swarm, "web", tier=Tier.HTTP, pipeline=1)
+    join(swarm, "a")
+    [index] = requests(swarm.handle(Tick(), 5), "web")
+    swarm.handle(ChunkArrived("a", view_out(swarm, "a")[0]), 6)
+    assert requests(swarm.handle(ChunkArrived("web", index), 7), "web") == []
+
+
+def test_only_the_tiers_that_are_allowed_are_asked() -> None:
+    swarm = make(2, tiers=frozenset({Tier.HTTP}))
+    assert join(swarm, "a") == []
+    assert sorted(requests(join(swarm, "web", tier=Tier.HTTP))) == [0, 1]
+    swarm = make(2, tiers=frozenset({Tier.PEER}))
+    assert join(swarm, "web", tier=Tier.HTTP) == []
+    assert swarm.handle(Tick(), 100) == []
+    assert swarm.next_wakeup() is None
+    assert sorted(requests(join(swarm, "a", now=100))) == [0, 1]
+
+
+def test_a_source_that_takes_back_a_chunk_is_not_waited_for() -> None:
+    swarm = make(2)
+    [index] = requests(join(swarm, "a", pipeline=1))
+    assert join(swarm, "b", index) == []
+    left = SourceHas("a", bitmap(swarm, 1 - index))
+    actions = swarm.handle(left, 0.1)
+    assert actions[0] == Cancel("a", index)
+    assert {Request("a", 1 - index), Request("b", index)} == set(actions[1:])
+    assert swarm.handle(left, 0.1) == []
+
+
+def test_a_chunk_found_elsewhere_is_canceled_everywhere() -> None:
+    swarm = make(2)
+    join(swarm, "a")
+    assert swarm.handle(ChunkFound(0), 0.1) == [Cancel("a", 0)]
+    assert swarm.handle(ChunkFound(0), 0.2) == []
+    assert swarm.verified_bytes == 10
+    assert swarm.bytes_by_source == {}
+
+
+def test_stopping_cancels_what_is_out_and_says_nothing_more() -> None:
+    swarm = make(2)
+    join(swarm, "a")
+    assert set(map(str, swarm.handle(Stopped(), 1))) == {
+        str(Cancel("a", 0)),
+        str(Cancel("a", 1)),
+    }
+    assert swarm.next_wakeup() is None
+    assert swarm.handle(SourceLost("a"), 2) == []
+
+
+def test_late_news_of_a_source_that_is_gone() -> None:
+    swarm = make(2)
+    join(swarm, "a")
+    swarm.handle(SourceLost("a"), 0)
+    assert swarm.handle(ChunkFailed("a", 0, "late"), 0) == []
+    assert swarm.handle(SourceHas("a", None), 0) == []
+    assert swarm.handle(SourceGained("a", [0]), 0) == []
+    assert swarm.handle(ChunkArrived("a", 0), 0) == []
+    assert swarm.bytes_by_source == {"a": 10}
+
+
+MISUSE: list[tuple[Event | None, str]] = [
+    (SourceJoined("a", Tier.PEER, 1), "ALIVE"),
+    (SourceJoined("b", Tier.PEER, 0), "pipeline 0"),
+    (SourceHas("a", b""), "bitmap of 0 bytes"),
+    (SourceHas("a", b"\x04"), "beyond its 2 chunks"),
+    (SourceHas("b", None), "no source 'b'"),
+    (SourceGained("a", [0, 2]), "chunk 2 of 2"),
+    (ChunkArrived("a", -1), "chunk -1"),
+    (ChunkArrived("b", 0), "no source 'b'"),
+    (ChunkFailed("a", 2, ""), "chunk 2"),
+    (ChunkCorrupt("a", 2), "chunk 2"),
+    (ChunkFound(2), "chunk 2"),
+    (SourceLost("b"), "no source 'b'"),
+    (None, "no event"),
+]
+
+
+@pytest.mark.parametrize(("event", "message"), MISUSE, ids=[message for _, message in MISUSE])
+def test_misuse_is_refused_and_changes_nothing(event: Event, message: str) -> None:
+    swarm = make(2)
+    join(swarm, "a", 1)
+    before = swarm.sources()
+    with pytest.raises(LocalProtocolError, match=message):
+        swarm.handle(event, 1)
+    assert swarm.sources() == before
+    assert swarm.handle(Tick(), 0) == []  # not even time has passed
+
+
+def test_time_does_not_go_back() -> None:
+    swarm = make(2)
+    swarm.handle(Tick(), 5)
+    with pytest.raises(LocalProtocolError, match="time went back"):
+        swarm.handle(Tick(), 4)
+
+
+@pytest.mark.parametrize(("n", "size"), [(0, 0), (2, 10), (2, 21), (1, 0), (1, -5)])
+def test_numbers_that_do_not_fit_are_refused(n: int, size: int) -> None:
+    with pytest.raises(LocalProtocolError, match="are not"):
+        make(n, size=size)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"tiers": frozenset()}, "tiers"),
+        ({"first_window": 0}, "first_window"),
+        ({"rest": -1.0}, "rest"),
+        ({"max_strikes": 65}, "at most"),
+        ({"extensions": 65}, "at most"),
+        ({"timeout_min": 20.0}, "timeout_min <= timeout_first"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(LocalProtocolError, match=message):
+        SwarmSettings(**knobs)
