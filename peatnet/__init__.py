@@ -46,7 +46,7 @@ _HOME = {
     "open_node": "node",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]  # all are strings; the list is built from _HOME
+__all__ = [*sorted(_HOME), "__version__"]  # noqa: PLE0604  # all are strings; the rule cannot see it  # all are strings; the list is built from _HOME
 
 
 def __getattr__(name: str) -> Any:

@@ -128,6 +128,7 @@ class BlobFetch:
         self._stirring = stirring
         self._on_chunks = on_chunks
         self._liars: set[str] = set()
+        self._received = 0  # of a loose fetch
         self.progress = Progress(self._size, 0, 0.0, None, {})
 
     async def run(self) -> BlobInfo:
@@ -148,10 +149,10 @@ class BlobFetch:
             )
         while True:
             offer = await self._find_table()
-            if offer is None:
+            if offer is None or self._blob is None:
                 return await self._fetch_loose()
             try:
-                return await self._fetch_chunks(offer)
+                return await self._fetch_chunks(self._blob, offer)
             except IntegrityError as exc:
                 if offer.giver is None or self._peers is None:
                     raise
@@ -176,8 +177,11 @@ class BlobFetch:
             if self._url is None
             else self._config.http_fallback_after_s
         )
+        found: list[_Offer] = []
         with trio.move_on_after(patience):
-            return await self._ask_until_found(self._blob)
+            found.append(await self._ask_until_found(self._peers, self._blob))
+        if found:
+            return found[0]
         if self._url is None:
             raise NoSource(
                 f"no peer has {self._what}",
@@ -186,25 +190,24 @@ class BlobFetch:
         log.info("no peer has the chunk table; using the download_url", blob=self._blob.hex())
         return None
 
-    async def _ask_until_found(self, blob: Hash) -> _Offer:
-        assert self._peers is not None  # the caller has checked
+    async def _ask_until_found(self, peers: Peers, blob: Hash) -> _Offer:
         while True:
             stirred = self._stirring.event
-            candidates = sorted(self._peers.connected - self._liars)
+            candidates = sorted(peers.connected - self._liars)
             self._rng.shuffle(candidates)
-            offer = await self._ask_all(blob, candidates)
+            offer = await self._ask_all(peers, blob, candidates)
             if offer is not None:
                 return offer
             with trio.move_on_after(LOOK_AROUND):
                 await stirred.wait()
 
-    async def _ask_all(self, blob: Hash, candidates: list[str]) -> _Offer | None:
+    async def _ask_all(self, peers: Peers, blob: Hash, candidates: list[str]) -> _Offer | None:
         found: list[_Offer] = []
         slots = trio.CapacityLimiter(PARALLEL_TABLE_REQUESTS)
 
         async def ask(peer_id: str) -> None:
             async with slots:
-                offer = await self._ask_one(blob, peer_id)
+                offer = await self._ask_one(peers, blob, peer_id)
             if offer is not None and not found:
                 found.append(offer)
                 nursery.cancel_scope.cancel()
@@ -214,24 +217,24 @@ class BlobFetch:
                 nursery.start_soon(ask, peer_id)
         return found[0] if found else None
 
-    async def _ask_one(self, blob: Hash, peer_id: str) -> _Offer | None:
-        assert self._peers is not None  # the caller has checked
+    async def _ask_one(self, peers: Peers, blob: Hash, peer_id: str) -> _Offer | None:
         try:
-            table = await self._peers.source(peer_id).table(blob)
+            table = await peers.source(peer_id).table(blob)
         except NoSource as exc:
             log.debug("no chunk table", peer=peer_id, reason=exc.message)
             return None
         except RemoteProtocolError as exc:
-            self._peers.offend(peer_id, Offence.MALFORMED, exc.message)
+            peers.offend(peer_id, Offence.MALFORMED, exc.message)
             return None
-        if table is None:
-            return None
+        return self._judge_table(peers, table, peer_id) if table is not None else None
+
+    def _judge_table(self, peers: Peers, table: ChunkTable, peer_id: str) -> _Offer | None:
         if self._is_signed(table):
             return _Offer(table, None)
         if self._trusted and self._hint is not None:
             if table.chunk_size == self._hint.chunk_size:
                 reason = f"chunk table of {self._what} is not the signed one"
-                self._peers.offend(peer_id, Offence.WRONG_TABLE, reason)
+                peers.offend(peer_id, Offence.WRONG_TABLE, reason)
             return None  # cut into chunks of another size: of no use here, but no lie
         if self._size and table.size != self._size:
             return None
@@ -247,8 +250,7 @@ class BlobFetch:
 
     # The bytes
 
-    async def _fetch_chunks(self, offer: _Offer) -> BlobInfo:
-        assert self._blob is not None  # a table was found by it
+    async def _fetch_chunks(self, blob: Hash, offer: _Offer) -> BlobInfo:
         if self._size and offer.table.size != self._size:
             raise IntegrityError(
                 f"{self._what}: its manifest says {self._size} bytes, "
@@ -266,7 +268,7 @@ class BlobFetch:
         )
         download = Download(
             self._store,
-            self._blob,
+            blob,
             offer.table,
             sha256=self._sha256,
             rng=self._rng,

@@ -28,8 +28,11 @@ from peatnet.library import LocalState, Target, check_against
 from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
+    # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     import random
     from collections.abc import Callable
+
+    from trio_typing import TaskStatus
 
     from peatnet.blobs import BlobInfo, Hash
     from peatnet.library import Library, Model
@@ -167,7 +170,7 @@ class Keeper:
             job.scope.cancel()
             await job.done.wait()
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Fetch what the policy and the intents want, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -223,7 +226,7 @@ class Keeper:
         if config.fetch is FetchPolicy.NONE or not model.trusted:
             return False
         state = self._library.state(model)
-        if state.removed or self._library.info_of(model) is not None:
+        if state.removed or self._library.ready_info(model) is not None:
             return False
         if config.fetch is FetchPolicy.ALL:
             return True
@@ -305,9 +308,7 @@ class Keeper:
             try:
                 await trio.to_thread.run_sync(self._library.remember, job.target.model, state)
             except StorageError as exc:
-                log.error(
-                    "state not kept", model=str(job.target.model), error=exc.message
-                )  # one line is enough
+                log.warning("state not kept", model=str(job.target.model), error=exc.message)
 
 
 def _name(model: Model | None, blob: Hash | None) -> str:

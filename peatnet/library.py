@@ -203,6 +203,10 @@ class Library:
             return None
         return info
 
+    def ready_info(self, model: Model) -> BlobInfo | None:
+        """The complete blob of a model that :meth:`set_ready` was called for; None for any other."""
+        return self.info_of(model) if self.state(model).verified_at is not None else None
+
     # State
 
     def state(self, model: Model) -> LocalState:
@@ -249,7 +253,7 @@ class Library:
         for other in self.models():
             same = (other.publisher, other.record.key) == (model.publisher, model.record.key)
             if not same and other.trusted and self.state(other).path == wanted:
-                if self.blob_of(other) == info.hash or self.info_of(other) is None:
+                if self.blob_of(other) == info.hash or self.ready_info(other) is None:
                     continue
                 log.warning("model file name is taken", model=str(model), by=other.publisher)
                 return info.path
@@ -288,7 +292,7 @@ class Library:
             progress: 0..1 while it is being downloaded, else None.
         """
         state = self.state(model)
-        info = self.info_of(model)
+        info = self.ready_info(model)
         if info is not None:
             status, done = ModelStatus.READY, 1.0
         elif progress is not None:

@@ -35,8 +35,11 @@ from peatnet.views import (
 )
 
 if TYPE_CHECKING:
+    # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from trio_typing import TaskStatus
 
     from peatnet.blobs import BlobInfo, GcReport, VerifyReport
     from peatnet.config import Config
@@ -391,7 +394,7 @@ class Node:
         if self._network is not None:
             self._network.announce_blob(blob)
 
-    def _peer_changed(self, peer_id: str, connected: bool) -> None:  # a callback's shape
+    def _peer_changed(self, peer_id: str, *, connected: bool) -> None:
         if connected:
             self._keeper.wake(peers=True)
         banned = self._network is not None and peer_id in self._network.banned()
@@ -400,7 +403,7 @@ class Node:
     def _peer_gained(self, _peer_id: str, _blob: Hash) -> None:
         self._keeper.wake(peers=True)
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Do all that a node does by itself, until cancelled."""
         await self._keeper.run(task_status=task_status)
 
@@ -437,7 +440,7 @@ async def open_node(config: Config, *, network: bool = True) -> AsyncIterator[No
                 yield node
             return
         # Importing libp2p takes about a second; a node without a network does not pay it.
-        from peatnet.net.network import open_network
+        from peatnet.net.network import open_network  # noqa: PLC0415  # see above
 
         async with (
             open_network(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -21,14 +22,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from peatnet.api.listener import control_listener
-from peatnet.api.verbs import VERBS, Verb
+from peatnet.api.verbs import VERBS, Verb, first_error
 from peatnet.errors import PeatnetError, UsageError
 
 if TYPE_CHECKING:
+    # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     from pathlib import Path
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
+    from trio_typing import TaskStatus
 
     from peatnet.node import Node
 
@@ -46,7 +49,7 @@ async def serve_control(
     node: Node,
     socket_path: Path,
     *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the control API until cancelled; started once the socket accepts connections.
 
@@ -101,10 +104,11 @@ def _refusal(error: PeatnetError, status: int) -> Response:
 
 async def _read_json(request: Request) -> Any:
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_REQUEST_BYTES:
-            raise UsageError(f"the request is larger than {MAX_REQUEST_BYTES} bytes")
+    async with aclosing(request.stream()) as parts:
+        async for part in parts:
+            body += part
+            if len(body) > MAX_REQUEST_BYTES:
+                raise UsageError(f"the request is larger than {MAX_REQUEST_BYTES} bytes")
     try:
         return json.loads(body or b"{}")
     except (ValueError, RecursionError) as exc:
@@ -155,10 +159,12 @@ class _VerbResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _outcome(self, latest: _Latest) -> dict[str, Any]:
+        outcome: dict[str, Any] = {}
         try:
-            return {"result": await self._verb.run(self._node, self._params, latest.put)}
-        except PeatnetError as exc:
-            return error_line(exc)
+            outcome = {"result": await self._verb.run(self._node, self._params, latest.put)}
+        except* PeatnetError as group:
+            outcome = error_line(first_error(group))
+        return outcome
 
 
 async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:

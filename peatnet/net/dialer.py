@@ -137,6 +137,6 @@ class Dialer:
         delay = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(target.failures, 16))
         target.next_try = trio.current_time() + delay * self._rng.uniform(0.75, 1.25)
 
-    def _connection_changed(self, peer_id: str, connected: bool) -> None:  # a callback's shape
+    def _connection_changed(self, _peer_id: str, *, connected: bool) -> None:
         if not connected:
             self._wake.set()

@@ -16,14 +16,16 @@ from libp2p.discovery.events.peerDiscovery import peerDiscovery
 from peatnet.net.addresses import announced_by_peer
 
 if TYPE_CHECKING:
+    # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     from libp2p.peer.peerinfo import PeerInfo
+    from trio_typing import TaskStatus
 
 log = structlog.get_logger(__name__)
 
 Learn = Callable[[str, Iterable[str]], None]
 
 
-async def watch_mdns(learn: Learn, *, task_status: trio.TaskStatus[None]) -> None:
+async def watch_mdns(learn: Learn, *, task_status: TaskStatus[None]) -> None:
     """Call ``learn(peer id, addresses)`` for every peer that mDNS finds, until cancelled."""
     token = trio.lowlevel.current_trio_token()
 

@@ -20,7 +20,7 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.tools.anyio_service import background_trio_service
 
-from peatnet.errors import RemoteProtocolError
+from peatnet.errors import PeatnetError, RemoteProtocolError
 from peatnet.net.presence import MAX_PRESENCE, Presence
 from peatnet.net.standing import Allowance, Offence
 from peatnet.records import MAX_ENVELOPE
@@ -73,7 +73,7 @@ class _GuardedPubsub(Pubsub):
             trio.ClosedResourceError,
         ) as exc:
             log.debug("gossip not forwarded", error=repr(exc))
-        except Exception as exc:  # malformed keys and ids raise whatever they like
+        except Exception as exc:  # noqa: BLE001  # malformed keys and ids raise whatever they like
             reason = f"malformed gossip message: {type(exc).__name__}"
             self._peatnet_host.offend(str(msg_forwarder), Offence.MALFORMED, reason)
 
@@ -82,7 +82,7 @@ class _GuardedPubsub(Pubsub):
             await super().continuously_read_stream(stream)
         except (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise  # the caller's case: the stream is gone
-        except Exception as exc:  # protobuf's DecodeError and whatever else garbage causes
+        except Exception as exc:  # noqa: BLE001  # protobuf's DecodeError and whatever else garbage causes
             peer_id = str(stream.muxed_conn.peer_id)
             reason = f"malformed gossip: {type(exc).__name__}"
             self._peatnet_host.offend(peer_id, Offence.MALFORMED, reason)
@@ -136,7 +136,11 @@ class Gossip:
             return True
         if not self._admit(peer_id, message.data, MAX_ENVELOPE):
             return False
-        return await self._judge_record(peer_id, message.data)
+        try:
+            return await self._judge_record(peer_id, message.data)
+        except PeatnetError as exc:
+            log.error("record not kept", reason=exc.message)  # noqa: TRY400  # our disk, one line is enough
+            return False
 
     async def judge_presence_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Gossipsub's validator for presence: True lets the message pass on."""

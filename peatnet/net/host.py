@@ -12,7 +12,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 import trio
@@ -32,13 +32,15 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL_ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
-from peatnet.errors import ListenError, NoSource, PeerLost, RemoteProtocolError
+from peatnet.errors import ListenError, NoSource, PeatnetError, PeerLost, RemoteProtocolError
 from peatnet.net.addresses import parse_listen_address, to_announce
 from peatnet.net.frames import FrameStream
 from peatnet.net.standing import Offence, Standing
 
 if TYPE_CHECKING:
+    # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     from libp2p.abc import IHost, INetConn, INetStream, INetwork
+    from trio_typing import TaskStatus
 
 
 DIAL_TIMEOUT = 10.0
@@ -46,6 +48,15 @@ STREAM_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 3.0
 
 StreamHandler = Callable[[FrameStream], Awaitable[None]]
+
+
+class PeerCallback(Protocol):
+    """Told when the first connection to a peer opens, and when the last one ends."""
+
+    def __call__(self, peer_id: str, /, *, connected: bool) -> None:
+        """Hear of it; must not block or raise."""
+        ...
+
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +67,7 @@ class Host:
     Attributes:
         peer_id: our own peer id, as base58 text.
         standing: offences and bans, shared by all that deals with peers.
-        on_change: called with (peer id, connected) when a peer's first connection opens or last one ends.
+        on_change: called when a peer's first connection opens or its last one ends.
         on_ban: called with a peer id when it is banned.
     """
 
@@ -64,12 +75,12 @@ class Host:
         self.peer_id = peer_id
         self.standing = Standing()
         self.libp2p = host
-        self.on_change: list[Callable[[str, bool], None]] = []
+        self.on_change: list[PeerCallback] = []
         self.on_ban: list[Callable[[str], None]] = []
         self._connected: set[str] = set()
         self._nursery: trio.Nursery | None = None
         network: Any = host.get_network()
-        self._library_handler = host._swarm_stream_handler  # type: ignore[attr-defined]  # the one door all inbound streams pass
+        self._library_handler = host._swarm_stream_handler  # type: ignore[attr-defined]  # noqa: SLF001  # the one door that all inbound streams pass
         network.set_stream_handler(self._guard_stream)
         network.register_notifee(_Notifee(self))
 
@@ -184,11 +195,14 @@ class Host:
             trio.ClosedResourceError,
         ) as exc:
             log.debug("stream failed", peer=peer_id, error=repr(exc))
+        except PeatnetError as exc:
+            log.error("stream failed here", peer=peer_id, reason=exc.message)  # noqa: TRY400  # our disk, one line is enough
         except Exception as exc:  # whatever it is, one stream must not end the node
-            log.error("stream handler failed", peer=peer_id, error=repr(exc), exc_info=exc)
+            log.exception("stream handler failed", peer=peer_id)
             self.offend(peer_id, Offence.MALFORMED, f"{type(exc).__name__} in a stream handler")
 
-    def _connection_changed(self, peer_id: str, *, opened: bool) -> None:
+    def connection_changed(self, peer_id: str, *, opened: bool) -> None:
+        """Note that a connection opened or closed; py-libp2p's notifee calls this."""
         if opened:
             if self.is_banned(peer_id):
                 if self._nursery is not None:
@@ -204,9 +218,9 @@ class Host:
             self._connected.discard(peer_id)
         log.info("peer connected" if opened else "peer left", peer=peer_id)
         for callback in self.on_change:
-            callback(peer_id, opened)
+            callback(peer_id, connected=opened)
 
-    async def run_helpers(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def run_helpers(self, *, task_status: TaskStatus[None]) -> None:
         """Hold the nursery that bans and disconnects run in."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -223,22 +237,22 @@ class _Notifee(INotifee):
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    async def connected(self, network: INetwork, conn: INetConn) -> None:
-        self._host._connection_changed(str(conn.muxed_conn.peer_id), opened=True)  # same module
+    async def connected(self, _network: INetwork, conn: INetConn) -> None:
+        self._host.connection_changed(str(conn.muxed_conn.peer_id), opened=True)
 
-    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
-        self._host._connection_changed(str(conn.muxed_conn.peer_id), opened=False)  # same module
+    async def disconnected(self, _network: INetwork, conn: INetConn) -> None:
+        self._host.connection_changed(str(conn.muxed_conn.peer_id), opened=False)
 
-    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
+    async def opened_stream(self, _network: INetwork, _stream: INetStream) -> None:
         return None
 
-    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
+    async def closed_stream(self, _network: INetwork, _stream: INetStream) -> None:
         return None
 
-    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
+    async def listen(self, _network: INetwork, _multiaddr: Multiaddr) -> None:
         return None
 
-    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
+    async def listen_close(self, _network: INetwork, _multiaddr: Multiaddr) -> None:
         return None
 
 

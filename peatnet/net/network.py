@@ -22,14 +22,17 @@ from peatnet.net.catalogue_sync import CatalogueSync
 from peatnet.net.dialer import Dialer
 from peatnet.net.discovery import watch_mdns
 from peatnet.net.gossip import Gossip, open_gossip
-from peatnet.net.host import Host, open_host
+from peatnet.net.host import Host, PeerCallback, open_host
 from peatnet.net.peer_source import PeerSource
 from peatnet.net.presence import MAX_GAINED, Presence
 from peatnet.net.standing import Offence
 from peatnet.records import Outcome
 
 if TYPE_CHECKING:
+    # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     import random
+
+    from trio_typing import TaskStatus
 
     from peatnet.blobs import Store
     from peatnet.net.frames import FrameStream
@@ -54,12 +57,12 @@ class Network:
     """A node's place among the others. Made by :func:`open_network`.
 
     Attributes:
-        on_peer: called with (peer id, connected).
+        on_peer: called when a peer connects or leaves.
         on_gained: called with (peer id, blob) when a connected peer says that it has gained some of a blob.
     """
 
     def __init__(self, host: Host, keeper: RecordKeeper, rng: random.Random) -> None:
-        self.on_peer: list[Callable[[str, bool], None]] = []
+        self.on_peer: list[PeerCallback] = []
         self.on_gained: list[OnBlob] = []
         self._host = host
         self._keeper = keeper
@@ -155,7 +158,7 @@ class Network:
         if presence.digest != self._keeper.catalogue.digest():
             self._sync_soon(sender)
 
-    def _peer_changed(self, peer_id: str, connected: bool) -> None:  # a callback's shape
+    def _peer_changed(self, peer_id: str, *, connected: bool) -> None:
         if connected:
             self._sync_soon(peer_id)
             self._presence_due.set()
@@ -164,7 +167,7 @@ class Network:
             if self._gossip is not None:
                 self._gossip.forget(peer_id)
         for callback in self.on_peer:
-            callback(peer_id, connected)
+            callback(peer_id, connected=connected)
 
     def _peer_banned(self, peer_id: str) -> None:
         if self._gossip is not None:
@@ -219,7 +222,7 @@ class Network:
                 Presence(to_announce(self._host.listening), self._keeper.catalogue.digest(), gained)
             )
 
-    async def run(self, gossip: Gossip, *, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, gossip: Gossip, *, task_status: TaskStatus[None]) -> None:
         """Do all that a node does by itself, until cancelled."""
         self._gossip = gossip
         async with trio.open_nursery() as nursery:

@@ -62,7 +62,7 @@ class PeerSource:
         self.name = f"peer:{peer_id}"
         self._open_stream = open_stream
 
-    async def table(self, hash: Hash) -> ChunkTable | None:  # as in Source
+    async def table(self, hash: Hash) -> ChunkTable | None:  # noqa: A002  # as in Source
         """Ask the peer for the blob's chunk table, piece by piece.
 
         Returns:
