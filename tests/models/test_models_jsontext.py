@@ -73,6 +73,7 @@ def test_64_bit_floats_are_laid_out_as_by_serde_json(value: float, text: str) ->
         (3.4028234663852886e38, "3.4028235e+38"),
         (0.10000012814998627, "0.10000013"),
         (8388609.0, "8388609.0"),
+        (123.80096435546875, "123.800964"),  # all nine digits
         (0.000244140654, "0.00024414065"),
     ],
 )
@@ -85,7 +86,10 @@ def test_32_bit_floats_are_written_with_the_fewest_digits(value: float, text: st
 @settings(deadline=None)
 def test_32_bit_floats_read_back(value: float) -> None:
     value = to_f32(value)
-    text = f32(value).text
+    number = f32(value)
+    text = number.text
+    assert to_f32(number) == value
+    assert number == float(text)
     assert to_f32(float(text)) == value
     digits = text.lstrip("-").partition("e")[0].replace(".", "").strip("0")
     assert len(digits) <= 9
@@ -143,7 +147,7 @@ def test_tuples_are_written_as_lists() -> None:
     ],
 )
 def test_bad_text_is_refused(text: str | bytes, why: str) -> None:
-    with pytest.raises(InvalidManifest, match="^thing: ") as caught:
+    with pytest.raises(InvalidManifest, match=r"^thing: ") as caught:
         read(text)
     assert why in caught.value.message
 

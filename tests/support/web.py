@@ -83,6 +83,8 @@ class FileServer:
         self._state.body = self._state.body if body is None else body
         self._state.behavior = Behavior(**behavior)
         self._state.requests.clear()
+        self._state.resumed.set()  # whoever still waits from before
+        self._state.resumed = threading.Event()
 
     @property
     def requests(self) -> list[Request]:
@@ -108,7 +110,6 @@ class FileServer:
         trace: TracebackType | None,
     ) -> None:
         self._state.closed.set()
-        self._state.resumed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)
@@ -172,6 +173,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.close_connection = True
 
+    def _wait(self, resumed: threading.Event) -> None:
+        while not resumed.is_set() and not self.shared.closed.is_set():
+            resumed.wait(0.1)
+
     @staticmethod
     def _wanted(headers: dict[str, str], behavior: Behavior, size: int) -> tuple[int | None, int]:
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
@@ -195,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             if behavior.stall_at is not None and position >= behavior.stall_at:
-                self.shared.resumed.wait()
+                self._wait(self.shared.resumed)
             block = data[position:stop]
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if behavior.chunked else block)
             request.sent += len(block)

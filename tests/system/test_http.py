@@ -93,7 +93,6 @@ def test_a_killed_get_resumes(node: Node, server: FileServer, model: Path, *, ra
     get.communicate()
     kept = len(held())
     assert_nothing_ready(node, model)
-    server.resume()
     server.become(ranges=ranges)
     got = node.json("get", "m", "--source", "http")
     assert filecmp.cmp(got["path"], model, shallow=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from transfer_support import CHUNK, MemorySource
+from transfer_support import CHUNK, MemorySource, hash_of
 
 from peatnet.errors import (
     HttpSourceError,
@@ -188,6 +188,7 @@ class LaneSource(MemorySource):
     """Lives in a worker thread, and crosses into trio once a chunk."""
 
     async def run(self, link: SourceLink) -> None:
+        assert link.hash == hash_of(self.data)
         link.has(None)
         first = await link.next_request()
         stop = [False]

@@ -132,6 +132,8 @@ class World:
         give_up_after: float = 30.0,
         tiers: frozenset[Tier] = frozenset(Tier),
         fallback_after: float = 5.0,
+        flush_bytes: int = 1024 * CHUNK,
+        hash_step: int = 1024 * CHUNK,
         seed: int = 0,
     ) -> Download:
         download = Download(
@@ -143,6 +145,8 @@ class World:
             settings=DownloadSettings(
                 swarm=SwarmSettings(tiers=tiers, fallback_after=fallback_after),
                 give_up_after=give_up_after,
+                flush_bytes=flush_bytes,
+                hash_step=hash_step,
             ),
             on_ban=lambda name, reason: self.bans.append((name, reason)),
             table_signed=table_signed,
