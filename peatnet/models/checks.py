@@ -69,26 +69,13 @@ def line(text: str, max_bytes: int) -> str:
     """One line of text that is safe to show on a terminal.
 
     Raises:
-        ValueError: it is longer than max_bytes in UTF-8 or holds control characters.
+        ValueError: it is longer than max_bytes in UTF-8, cannot be UTF-8, or holds control characters.
     """
-    if not is_unicode(text):
-        raise ValueError("must not hold lone surrogates")
     if len(text.encode()) > max_bytes:
         raise ValueError(f"must not take more than {max_bytes} bytes")
     if _UNSAFE_IN_LINE.search(text):
         raise ValueError("must not hold control characters, line breaks or marks that reorder text")
     return text
-
-
-def tag(text: str) -> str:
-    """A short line that is not empty.
-
-    Raises:
-        ValueError: it is no such line.
-    """
-    if not text:
-        raise ValueError("must not be empty")
-    return line(text, limits.MAX_TAG_BYTES)
 
 
 def hex_digest(text: str) -> str:

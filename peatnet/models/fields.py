@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from peatnet.models import checks, limits
-from peatnet.models.jsontext import is_unicode
 from peatnet.models.timestamp import Timestamp as _Timestamp
 
 
@@ -16,10 +15,8 @@ def _line(text: str) -> str:
     return checks.line(text, limits.MAX_LINE_BYTES)
 
 
-def _filled_line(text: str) -> str:
-    if not text:
-        raise ValueError("must not be empty")
-    return _line(text)
+def _tag(text: str) -> str:
+    return checks.line(text, limits.MAX_TAG_BYTES)
 
 
 def _local_path(text: str) -> str:
@@ -27,8 +24,6 @@ def _local_path(text: str) -> str:
 
 
 def _error_text(text: str) -> str:
-    if not is_unicode(text):
-        raise ValueError("must not hold lone surrogates")
     if len(text.encode()) > limits.MAX_ERROR_BYTES:
         raise ValueError(f"must not take more than {limits.MAX_ERROR_BYTES} bytes")
     return text
@@ -39,37 +34,35 @@ def _tuple(value: object) -> object:
 
 
 ModelId = Annotated[
-    str, AfterValidator(checks.model_id), Field(min_length=1, max_length=limits.MAX_NAME_BYTES)
+    str, Field(min_length=1, max_length=limits.MAX_NAME_BYTES), AfterValidator(checks.model_id)
 ]
 """A model's name: safe as a folder name, without @."""
 
 Version = Annotated[
-    str, AfterValidator(checks.path_name), Field(min_length=1, max_length=limits.MAX_NAME_BYTES)
+    str, Field(min_length=1, max_length=limits.MAX_NAME_BYTES), AfterValidator(checks.path_name)
 ]
 """A model's version: safe as a part of a file name."""
 
-Line = Annotated[str, AfterValidator(_line), Field(max_length=limits.MAX_LINE_BYTES)]
+Line = Annotated[str, Field(max_length=limits.MAX_LINE_BYTES), AfterValidator(_line)]
 """One line of text, perhaps empty."""
 
 FilledLine = Annotated[
-    str, AfterValidator(_filled_line), Field(min_length=1, max_length=limits.MAX_LINE_BYTES)
+    str, Field(min_length=1, max_length=limits.MAX_LINE_BYTES), AfterValidator(_line)
 ]
 """One line of text that is not empty."""
 
-LocalPath = Annotated[str, AfterValidator(_local_path), Field(max_length=limits.MAX_PATH_BYTES)]
+LocalPath = Annotated[str, Field(max_length=limits.MAX_PATH_BYTES), AfterValidator(_local_path)]
 """A path on this machine."""
 
-ErrorText = Annotated[str, AfterValidator(_error_text), Field(max_length=limits.MAX_ERROR_BYTES)]
+ErrorText = Annotated[str, Field(max_length=limits.MAX_ERROR_BYTES), AfterValidator(_error_text)]
 """What went wrong, perhaps in several lines."""
 
-Tag = Annotated[
-    str, AfterValidator(checks.tag), Field(min_length=1, max_length=limits.MAX_TAG_BYTES)
-]
+Tag = Annotated[str, Field(min_length=1, max_length=limits.MAX_TAG_BYTES), AfterValidator(_tag)]
 """A short line of text that is not empty."""
 
-Tags = Annotated[tuple[Tag, ...], BeforeValidator(_tuple), Field(max_length=limits.MAX_TAGS)]
-Classes = Annotated[tuple[Tag, ...], BeforeValidator(_tuple), Field(max_length=limits.MAX_CLASSES)]
-Targets = Annotated[tuple[Tag, ...], BeforeValidator(_tuple), Field(max_length=limits.MAX_TARGETS)]
+Tags = Annotated[tuple[Tag, ...], Field(max_length=limits.MAX_TAGS), BeforeValidator(_tuple)]
+Classes = Annotated[tuple[Tag, ...], Field(max_length=limits.MAX_CLASSES), BeforeValidator(_tuple)]
+Targets = Annotated[tuple[Tag, ...], Field(max_length=limits.MAX_TARGETS), BeforeValidator(_tuple)]
 
 U32 = Annotated[int, Field(ge=0, le=limits.U32_MAX)]
 U64 = Annotated[int, Field(ge=0, le=limits.U64_MAX)]

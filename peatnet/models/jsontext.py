@@ -62,11 +62,13 @@ def to_f32(value: float) -> float:
 def f32(value: float) -> JsonFloat:
     """A number as Rust's f32: rounded to 32 bits, written with the fewest digits that read back the same.
 
+    What is returned equals those digits (7.24, not 7.239999771118164); `to_f32` of it is what Rust holds.
+
     Args:
         value: a number within the range of a 32-bit float.
     """
-    rounded = to_f32(value)
-    return JsonFloat(rounded, _f32_text(rounded))
+    text = _f32_text(to_f32(value))
+    return JsonFloat(float(text), text)
 
 
 def read_object(text: str | bytes, *, what: str, max_bytes: int, max_depth: int) -> dict[str, Any]:
