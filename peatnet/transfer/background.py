@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from peatnet.blobs import PartialBlob, WholeHasher
     from peatnet.transfer.settings import DownloadSettings
 
-# New bytes after which it is worth a look whether the hashers can go on.
-_HASH_LOOK = 8 * 1024 * 1024
-
 
 class Flusher:
     """Flushes a partial every so many bytes or seconds, whichever comes first.
@@ -72,7 +69,7 @@ class Follower:
 
     Args:
         hasher: what hashes; used by one thread at a time.
-        step: most bytes in one call.
+        step: most bytes in one call, and new bytes after which it is worth a look whether it can go on.
         on_error: called with the StorageError when reading fails; the follower then ends.
     """
 
@@ -89,7 +86,7 @@ class Follower:
     def note(self, count: int) -> None:
         """``count`` more bytes are in the file."""
         self._fresh += count
-        if self._fresh >= _HASH_LOOK:
+        if self._fresh >= self._step:
             self._fresh = 0
             self._look.set()
 

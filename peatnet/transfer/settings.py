@@ -19,7 +19,8 @@ class DownloadSettings:
         give_up_after: how long there may be no living source with a chunk that is missing; ``inf`` for ever.
         flush_bytes: new bytes after which the partial is made durable.
         flush_interval: time after which new bytes are made durable, however few.
-        hash_step: most bytes that the whole-file hashers take in one call, so that cancellation is prompt.
+        hash_step: most bytes that the whole-file hashers take in one call, so that cancellation is prompt; and new
+            bytes after which they look whether they can go on.
     """
 
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
