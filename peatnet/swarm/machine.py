@@ -33,11 +33,12 @@ from peatnet.swarm import events as ev
 from peatnet.swarm.allot import Allotter
 from peatnet.swarm.availability import ChunkSet
 from peatnet.swarm.board import Board
+from peatnet.swarm.books import Books
 from peatnet.swarm.fallback import Fallback
 from peatnet.swarm.ledger import Ledger
 from peatnet.swarm.picker import Picker
 from peatnet.swarm.settings import SwarmSettings
-from peatnet.swarm.sources import Ask, Life, Source, SourceView, Turn
+from peatnet.swarm.sources import Ask, Life, Source, Turn
 from peatnet.swarm.timers import Timers
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _REASON_LENGTH = 200
 _DEFAULTS = SwarmSettings()
 
 
-class Swarm:
+class Swarm(Books):
     """Decides which source to ask for which chunk of one blob.
 
     Start with `handle(Tick(), now)`: the time of the first event is the start, from which the grace of the
@@ -77,9 +78,10 @@ class Swarm:
         settings: SwarmSettings = _DEFAULTS,
     ) -> None:
         self._settings = settings
-        self._ledger = Ledger(n_chunks, chunk_size, size)
-        self._board = Board(n_chunks, ChunkSet.from_bitmap(n_chunks, have, what="swarm: have"))
-        self._ledger.recovered(self._board.have)
+        ledger = Ledger(n_chunks, chunk_size, size)
+        board = Board(n_chunks, ChunkSet.from_bitmap(n_chunks, have, what="swarm: have"))
+        ledger.recovered(board.have)
+        super().__init__(board, ledger)
         self._picker = Picker(self._board, settings.tiers, rng)
         self._allotter = Allotter(self._board, self._picker)
         self._fallback = Fallback(settings)
@@ -88,45 +90,6 @@ class Swarm:
         self._done_said = False
         self._stopped = False
         self._actions: list[ev.Action] = []
-
-    # What is known, for progress.
-
-    @property
-    def complete(self) -> bool:
-        """Whether every chunk is there."""
-        return self.missing == 0
-
-    @property
-    def missing(self) -> int:
-        """How many chunks are not there."""
-        return self._board.n_chunks - self._board.have.count
-
-    @property
-    def verified_bytes(self) -> int:
-        """Bytes in the chunks that are there; never falls."""
-        return self._ledger.verified
-
-    @property
-    def duplicate_bytes(self) -> int:
-        """Bytes that sources delivered though the chunk was there already."""
-        return self._ledger.duplicates
-
-    @property
-    def bytes_by_source(self) -> dict[str, int]:
-        """Bytes that each source was the first to deliver; a copy."""
-        return dict(self._ledger.by_source)
-
-    def have(self) -> bytes:
-        """The chunks that are there: one bit a chunk, low bit first."""
-        return self._board.have.to_bytes()
-
-    def sources(self) -> list[SourceView]:
-        """All sources that ever joined, in the order they first did."""
-        by_source = self._ledger.by_source
-        return [
-            source.view(self._ledger.chunk_size, by_source.get(source.name, 0))
-            for source in self._board.sources.values()
-        ]
 
     # Events in, actions out.
 

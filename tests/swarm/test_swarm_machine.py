@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from typing import Any
-
 import pytest
+from swarm_kit import bitmap, join, make, requests, view, view_out
 
-from peatnet.errors import LocalProtocolError
 from peatnet.swarm import (
-    Action,
     Ban,
     Cancel,
     ChunkArrived,
@@ -18,7 +14,6 @@ from peatnet.swarm import (
     ChunkFound,
     Done,
     Drop,
-    Event,
     Life,
     Request,
     SourceGained,
@@ -26,52 +21,10 @@ from peatnet.swarm import (
     SourceJoined,
     SourceLost,
     Stopped,
-    Swarm,
     SwarmSettings,
     Tick,
     Tier,
 )
-
-
-def make(n: int, *, have: int = 0, size: int | None = None, seed: int = 0, **knobs: Any) -> Swarm:
-    return Swarm(
-        n_chunks=n,
-        chunk_size=10,
-        size=n * 10 if size is None else size,
-        have=have.to_bytes((n + 7) // 8, "little"),
-        rng=random.Random(seed),
-        settings=SwarmSettings(**knobs),
-    )
-
-
-def bitmap(swarm: Swarm, *indices: int) -> bytes:
-    return sum(1 << i for i in indices).to_bytes(len(swarm.have()), "little")
-
-
-def join(
-    swarm: Swarm,
-    name: str,
-    *indices: int,
-    now: float = 0.0,
-    tier: Tier = Tier.PEER,
-    pipeline: int = 8,
-) -> list[Action]:
-    """A source joins with these chunks, or with all of them."""
-    actions = swarm.handle(SourceJoined(name, tier, pipeline), now)
-    has = bitmap(swarm, *indices) if indices else None
-    return actions + swarm.handle(SourceHas(name, has), now)
-
-
-def requests(actions: list[Action], source: str | None = None) -> list[int]:
-    return [
-        action.index
-        for action in actions
-        if isinstance(action, Request) and source in (None, action.source)
-    ]
-
-
-def view(swarm: Swarm, name: str) -> Any:
-    return next(each for each in swarm.sources() if each.name == name)
 
 
 def test_a_download_from_one_peer() -> None:
@@ -126,10 +79,6 @@ def test_rarity_follows_what_sources_gain_and_lose() -> None:
     swarm.handle(SourceLost("c"), 0)
     swarm.handle(SourceLost("b"), 0)
     assert requests(join(swarm, "d", pipeline=1)) == [7]
-
-
-def view_out(swarm: Swarm, name: str) -> list[int]:
-    return list(swarm._board.sources[name].out)
 
 
 def test_ties_are_broken_by_the_generator_that_was_passed_in() -> None:
@@ -329,51 +278,6 @@ def test_a_source_that_cannot_help_in_the_endgame_is_left_in_peace() -> None:
     assert swarm.handle(ChunkArrived("b", 1), 11) == []
 
 
-def test_http_waits_until_peers_have_been_silent() -> None:
-    swarm = make(2)
-    join(swarm, "web", tier=Tier.HTTP)
-    assert swarm.next_wakeup() == 5
-    assert swarm.handle(Tick(), 4.9) == []
-    assert sorted(requests(swarm.handle(Tick(), 5), "web")) == [0, 1]
-
-
-def test_http_fills_gaps_of_living_peers_after_the_grace() -> None:
-    swarm = make(3, timeout_first=60)
-    join(swarm, "web", tier=Tier.HTTP)
-    join(swarm, "a", 0, 1, now=1, pipeline=1)
-    [first] = view_out(swarm, "a")
-    assert swarm.handle(ChunkArrived("a", first), 4) == [Request("a", 1 - first)]
-    assert swarm.next_wakeup() == 6  # five seconds after the peer came
-    assert swarm.handle(Tick(), 6) == [Request("web", 2)]
-    assert swarm.handle(ChunkArrived("web", 2), 8) == []
-    assert (
-        swarm.handle(Tick(), 9) == []
-    )  # silent since 4: anything goes now, but that chunk may be near
-    assert swarm.next_wakeup() == 10
-    assert swarm.handle(Tick(), 10) == [Request("web", 1 - first)]  # twice its usual 3 seconds
-    assert swarm.bytes_by_source == {"a": 10, "web": 10}
-
-
-def test_http_stops_being_asked_when_a_peer_delivers_again() -> None:
-    swarm = make(30)
-    join(swarm, "web", tier=Tier.HTTP, pipeline=1)
-    join(swarm, "a")
-    [index] = requests(swarm.handle(Tick(), 5), "web")
-    swarm.handle(ChunkArrived("a", view_out(swarm, "a")[0]), 6)
-    assert requests(swarm.handle(ChunkArrived("web", index), 7), "web") == []
-
-
-def test_only_the_tiers_that_are_allowed_are_asked() -> None:
-    swarm = make(2, tiers=frozenset({Tier.HTTP}))
-    assert join(swarm, "a") == []
-    assert sorted(requests(join(swarm, "web", tier=Tier.HTTP))) == [0, 1]
-    swarm = make(2, tiers=frozenset({Tier.PEER}))
-    assert join(swarm, "web", tier=Tier.HTTP) == []
-    assert swarm.handle(Tick(), 100) == []
-    assert swarm.next_wakeup() is None
-    assert sorted(requests(join(swarm, "a", now=100))) == [0, 1]
-
-
 def test_a_source_that_takes_back_a_chunk_is_not_waited_for() -> None:
     swarm = make(2)
     [index] = requests(join(swarm, "a", pipeline=1))
@@ -414,60 +318,3 @@ def test_late_news_of_a_source_that_is_gone() -> None:
     assert swarm.handle(SourceGained("a", [0]), 0) == []
     assert swarm.handle(ChunkArrived("a", 0), 0) == []
     assert swarm.bytes_by_source == {"a": 10}
-
-
-MISUSE: list[tuple[Event | None, str]] = [
-    (SourceJoined("a", Tier.PEER, 1), "ALIVE"),
-    (SourceJoined("b", Tier.PEER, 0), "pipeline 0"),
-    (SourceHas("a", b""), "bitmap of 0 bytes"),
-    (SourceHas("a", b"\x04"), "beyond its 2 chunks"),
-    (SourceHas("b", None), "no source 'b'"),
-    (SourceGained("a", [0, 2]), "chunk 2 of 2"),
-    (ChunkArrived("a", -1), "chunk -1"),
-    (ChunkArrived("b", 0), "no source 'b'"),
-    (ChunkFailed("a", 2, ""), "chunk 2"),
-    (ChunkCorrupt("a", 2), "chunk 2"),
-    (ChunkFound(2), "chunk 2"),
-    (SourceLost("b"), "no source 'b'"),
-    (None, "no event"),
-]
-
-
-@pytest.mark.parametrize(("event", "message"), MISUSE, ids=[message for _, message in MISUSE])
-def test_misuse_is_refused_and_changes_nothing(event: Event, message: str) -> None:
-    swarm = make(2)
-    join(swarm, "a", 1)
-    before = swarm.sources()
-    with pytest.raises(LocalProtocolError, match=message):
-        swarm.handle(event, 1)
-    assert swarm.sources() == before
-    assert swarm.handle(Tick(), 0) == []  # not even time has passed
-
-
-def test_time_does_not_go_back() -> None:
-    swarm = make(2)
-    swarm.handle(Tick(), 5)
-    with pytest.raises(LocalProtocolError, match="time went back"):
-        swarm.handle(Tick(), 4)
-
-
-@pytest.mark.parametrize(("n", "size"), [(0, 0), (2, 10), (2, 21), (1, 0), (1, -5)])
-def test_numbers_that_do_not_fit_are_refused(n: int, size: int) -> None:
-    with pytest.raises(LocalProtocolError, match="are not"):
-        make(n, size=size)
-
-
-@pytest.mark.parametrize(
-    ("knobs", "message"),
-    [
-        ({"tiers": frozenset()}, "tiers"),
-        ({"first_window": 0}, "first_window"),
-        ({"rest": -1.0}, "rest"),
-        ({"max_strikes": 65}, "at most"),
-        ({"extensions": 65}, "at most"),
-        ({"timeout_min": 20.0}, "timeout_min <= timeout_first"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(knobs: dict[str, Any], message: str) -> None:
-    with pytest.raises(LocalProtocolError, match=message):
-        SwarmSettings(**knobs)
