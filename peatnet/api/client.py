@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from peatnet.api.socket_path import socket_address
+from peatnet.api.socket_path import answers, socket_address
 from peatnet.errors import NodeUnreachable, PeatnetError, error_classes
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class ControlClient:
             NodeUnreachable: no node answers, or it stopped before its answer was whole.
             PeatnetError: what the verb raised, as the class that it raised.
         """
+        # Asked first: httpcore leaks the socket of a connection that was refused.
+        if not answers(self.socket_path):
+            raise NodeUnreachable(
+                f"{self.socket_path}: no node answers", hint="`peatnet up` runs one"
+            )
         timeout = httpx.Timeout(_SILENCE_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
         try:
             with (
@@ -62,6 +67,11 @@ class ControlClient:
             raise NodeUnreachable(
                 f"{self.socket_path}: the node does not answer",
                 hint="it may be frozen or overloaded; see its log, or restart it",
+            ) from exc
+        except httpx.RemoteProtocolError as exc:
+            raise NodeUnreachable(
+                f"the node ended the connection before its answer was whole: {exc}",
+                hint="see its log",
             ) from exc
         except (httpx.HTTPError, OSError) as exc:
             raise NodeUnreachable(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from peatnet.api.verbs import VERBS, GetParams
-from peatnet.errors import PeatnetError, UsageError
+from peatnet.api.verbs import VERBS, GetParams, first_error
+from peatnet.config import FetchPolicy
+from peatnet.errors import NotFound, PeatnetError, UsageError
 from peatnet.node import open_node
 from peatnet.views import SourceChoice
 
@@ -18,8 +21,12 @@ if TYPE_CHECKING:
     from peatnet.config import Config
     from peatnet.node import Node
 
-# A node that lives for one verb must not be in the way of the one that will run here.
-_ANY_PORT = ["/ip4/0.0.0.0/tcp/0"]
+_HASH_DIGITS = 64
+
+# What a verb does in a worker thread cannot always be cut short. A process that was told to stop ends after
+# this time all the same; the store is made to survive that.
+STOP_WITHIN_S = 3.0
+EXIT_INTERRUPTED = 130
 
 
 def run_local(
@@ -55,6 +62,9 @@ async def _run(
         async for _ in signals:
             interrupted = True
             scope.cancel()
+            watchdog = threading.Timer(STOP_WITHIN_S, os._exit, [EXIT_INTERRUPTED])
+            watchdog.daemon = True
+            watchdog.start()
 
     try:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -63,7 +73,7 @@ async def _run(
                 outcome = await _run_verb(config, verb, params, emit)
                 nursery.cancel_scope.cancel()
     except* PeatnetError as group:
-        outcome = _first(group)
+        outcome = first_error(group)
     if interrupted:
         raise KeyboardInterrupt
     return outcome
@@ -79,8 +89,10 @@ async def _run_verb(
     async with open_node(config, network=False) as node:
         if not isinstance(parsed, GetParams) or not await _needs_peers(node, parsed):
             return await verb.run(node, parsed, emit)
-    config = config.model_copy(update={"listen": _ANY_PORT})
+    # A node that lives for one verb is not in the way of the one that will run here, and fetches nothing else.
+    config = config.model_copy(update={"listen": ["/ip4/0.0.0.0/tcp/0"], "fetch": FetchPolicy.NONE})
     async with open_node(config, network=True) as node:
+        await _hear_of(node, parsed.reference)
         return await verb.run(node, parsed, emit)
 
 
@@ -89,20 +101,25 @@ async def _needs_peers(node: Node, params: GetParams) -> bool:
         return False
     try:
         wanted = (await node.show(params.reference)).blob_hash
-    except PeatnetError:
-        wanted = (
-            params.reference.lower()
-        )  # no model is called that here: a hash, or a model of others
+    except NotFound:
+        wanted = params.reference.lower()  # a hash, or a model that only others know
     return not any(
         view.local_path and wanted and (view.blob_hash or "").startswith(wanted)
         for view in await node.models()
     )
 
 
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+async def _hear_of(node: Node, reference: str) -> None:
+    """Wait until the peers have told what this model is; a whole hash needs no telling."""
+    with trio.move_on_after(node.config.give_up_after_s):
+        async with node.subscribe() as changes:
+            while len(reference) != _HASH_DIGITS:
+                try:
+                    await node.show(reference)
+                except NotFound:
+                    await changes.receive()
+                else:
+                    return
 
 
 def _ignore(_progress: dict[str, Any]) -> None:

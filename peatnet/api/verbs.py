@@ -11,12 +11,13 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import trio
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from peatnet.blobs import AddMode
-from peatnet.errors import UsageError
+from peatnet.errors import PeatnetError, UsageError
 from peatnet.models import ModelManifest
 from peatnet.views import SourceChoice
 
@@ -25,8 +26,16 @@ if TYPE_CHECKING:
 
 Emit = Callable[[dict[str, Any]], None]
 
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError("must be an absolute path")
+    return text
+
+
 # A path may be 4096 bytes long on Linux; a reference is a model id, "@" and a version, or a hash.
-_PathText = Annotated[str, Field(min_length=1, max_length=4096)]
+# It must mean the same in this process as in the one that sent it.
+_PathText = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
 _Reference = Annotated[str, Field(min_length=1, max_length=300)]
 _PeerId = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -112,15 +121,12 @@ class Verb(Generic[P]):
             raise UsageError(f"{where}: {first['msg']}") from exc
 
 
-def absolute(text: str) -> Path:
-    """A path that means the same in this process as in the one that sent it.
-
-    Raises:
-        UsageError: it is relative, or holds a NUL.
-    """
-    if not text.startswith("/") or "\0" in text:
-        raise UsageError(f"path {text!r} must be absolute")
-    return Path(text)
+def first_error(group: BaseExceptionGroup[PeatnetError]) -> PeatnetError:
+    """The first of the errors that came at once; one can be told."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return cast("PeatnetError", error)
 
 
 async def _id(node: Node, _params: NoParams, _emit: Emit) -> Any:
@@ -132,14 +138,19 @@ async def _node(node: Node, _params: NoParams, _emit: Emit) -> Any:
 
 
 async def _publish(node: Node, params: PublishParams, emit: Emit) -> Any:
-    path = absolute(params.path)
+    path = Path(params.path)
     manifest = ModelManifest.from_json(json.dumps(params.manifest))
-    size = path.stat().st_size if path.is_file() else 0
+    size = await trio.to_thread.run_sync(_size, path)
 
     def progress(hashed: int) -> None:
+        trio.from_thread.check_cancelled()  # hashing a large file takes minutes
         emit({"hashed_bytes": hashed, "size_bytes": size})
 
     return _manifest(await node.publish(path, manifest, mode=params.mode, progress=progress))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0  # publishing tells what is wrong with it
 
 
 async def _models(node: Node, _params: NoParams, _emit: Emit) -> Any:
@@ -154,7 +165,7 @@ async def _get(node: Node, params: GetParams, emit: Emit) -> Any:
     result = await node.get(
         params.reference,
         source=params.source,
-        out=None if params.out is None else absolute(params.out),
+        out=None if params.out is None else Path(params.out),
         force=params.force,
         progress=lambda progress: emit(progress.to_json()),
     )

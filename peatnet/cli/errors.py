@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 
+from peatnet.cli.output import safe
 from peatnet.errors import PeatnetError
 
 EXIT_BUG = 70  # sysexits.h: EX_SOFTWARE
@@ -23,9 +24,9 @@ def report(error: PeatnetError, *, as_json: bool, verbose: bool = False) -> int:
     """
     if verbose:
         traceback.print_exception(error)
-    _line(f"{_style('error:', '1;31')} {error.message}")
+    _line(f"{_style('error:', '1;31')} {safe(error.message)}")
     if error.hint:
-        _line(f"{_style('hint:', '2')}  {error.hint}")
+        _line(f"{_style('hint:', '2')}  {safe(error.hint)}")
     if as_json:
         fields = {
             "slug": error.slug,
@@ -45,7 +46,7 @@ def report_bug(error: BaseException, *, verbose: bool) -> int:
     """
     if verbose:
         traceback.print_exception(error)
-    _line(f"{_style('error:', '1;31')} {type(error).__name__}: {error}")
+    _line(f"{_style('error:', '1;31')} {type(error).__name__}: {safe(str(error))}")
     advice = (
         "please report it" if verbose else "run the command again with -v and report what it says"
     )

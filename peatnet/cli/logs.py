@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
@@ -14,28 +15,29 @@ def configure_logging(*, verbose: bool, daemon: bool = False) -> None:
     On a terminal they are colored, elsewhere they are plain lines of key=value pairs.
     """
     level = logging.DEBUG if verbose else logging.INFO if daemon else logging.WARNING
+    terminal = sys.stderr.isatty()
+    clock = structlog.processors.TimeStamper(
+        fmt="%H:%M:%S" if terminal else "iso", utc=not terminal
+    )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        clock,
     ]
     renderer = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        colors=terminal and "NO_COLOR" not in os.environ,
+        exception_formatter=structlog.dev.plain_traceback,
+        pad_event_to=0,
     )
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer]
-        if not sys.stderr.isatty()
-        else [*shared, renderer],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processor=renderer,
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-        )
+        structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared)
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     logging.captureWarnings(capture=True)

@@ -53,7 +53,7 @@ def print_json(data: Any, *, indent: bool | None = None) -> None:
 
 def note(text: str) -> None:
     """A remark on stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(safe(text) + "\n")
     sys.stderr.flush()
 
 
@@ -79,17 +79,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
         table.add_column(column, justify=justify, overflow="ellipsis", no_wrap=True)  # type: ignore[arg-type]  # a str here, a Literal there
     for row in rows:
         table.add_row(*row)
-    try:
+    with console.capture() as capture:
         console.print(table)
-    except BrokenPipeError as exc:
-        raise ReaderGone from exc
+    print_line("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def plain(text: str) -> str:
     """Foreign text made safe to show: no rich markup, no control characters."""
     from rich.markup import escape
 
-    return escape("".join(char if char.isprintable() else "�" for char in text))
+    return escape(safe(text).replace("\n", "�"))
+
+
+def safe(text: str) -> str:
+    """Foreign text without what could steer a terminal; line breaks stay."""
+    return "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
 
 
 def human_size(size: float) -> str:

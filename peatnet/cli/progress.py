@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from peatnet.cli.output import human_size, human_time, short_source
@@ -39,7 +40,7 @@ def fetch_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
         if bar is None:
             yield None
             return
-        task = bar.add_task(label, total=None, speed="looking for sources")
+        task = bar.add_task(label, total=None, amount="", speed="looking for sources")
 
         def update(progress: dict[str, Any]) -> None:
             rate, left = progress["rate"], progress["eta_s"]
@@ -51,6 +52,7 @@ def fetch_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
                 task,
                 completed=progress["verified_bytes"],
                 total=progress["size_bytes"],
+                amount=_amount(progress["verified_bytes"], progress["size_bytes"]),
                 speed=speed,
             )
 
@@ -64,12 +66,17 @@ def hash_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
         if bar is None:
             yield None
             return
-        task = bar.add_task(label, total=None)
+        task = bar.add_task(label, total=None, amount="")
 
         def update(progress: dict[str, Any]) -> None:
-            bar.update(task, completed=progress["hashed_bytes"], total=progress["size_bytes"])
+            done, size = progress["hashed_bytes"], progress["size_bytes"]
+            bar.update(task, completed=done, total=size, amount=_amount(done, size))
 
         yield update
+
+
+def _amount(done: int, size: int) -> str:
+    return f"{human_size(done)} of {human_size(size)}" if size else ""
 
 
 def describe_sources(bytes_by_source: dict[str, int]) -> str:
@@ -96,8 +103,8 @@ def _bar(first: str, last: str) -> Iterator[_Bar | None]:
         TextColumn(first),
         BarColumn(bar_width=30),
         TaskProgressColumn(),
-        DownloadColumn(binary_units=True),
-        TextColumn(last),
+        TextColumn("{task.fields[amount]}", table_column=Column(no_wrap=True)),
+        TextColumn(last, table_column=Column(no_wrap=True)),
     )
     with _Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         yield bar

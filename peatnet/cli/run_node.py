@@ -44,9 +44,7 @@ async def _up(config: Config) -> None:
             async with open_node(config) as node, trio.open_nursery() as serving:
                 await serving.start(serve_control, node, control_socket(config.data_dir))
                 print_line(json.dumps({"peer_id": node.peer_id, "addrs": node.addrs}))
-                _log.info(
-                    "ready", peer_id=node.peer_id, addrs=node.addrs, data_dir=str(config.data_dir)
-                )
+                _log.info("ready", data_dir=str(config.data_dir))
                 await trio.sleep(math.inf)
     _log.info("stopped")
 

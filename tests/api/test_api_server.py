@@ -47,7 +47,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 async def ask(client: ControlClient, *args: Any) -> Any:
-    return await trio.to_thread.run_sync(lambda: client.call(*args), abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(lambda: client.call(*args), abandon_on_cancel=True)  # type: ignore[call-arg]  # trio-typing describes an older trio
 
 
 async def echo(_node: Node, params: ReferenceParams, _emit: Emit) -> Any:
@@ -173,7 +173,7 @@ async def test_a_client_that_leaves_cancels_its_verb(
     verb("hang", hang)
     path = tmp_path / "s"
     async with serving(path):
-        stream = await trio.open_unix_socket(path)
+        stream = await trio.open_unix_socket(str(path))
         await stream.send_all(b"POST /v1/hang HTTP/1.1\r\nhost: p\r\ncontent-length: 2\r\n\r\n{}")
         await began.wait()
         await stream.aclose()
@@ -205,7 +205,7 @@ async def test_the_server_ends_with_verbs_under_way_and_clients_that_do_not_read
             async with serving(path) as client:
                 nursery.start_soon(client_side, client)
                 await began.wait()
-                idle = await trio.open_unix_socket(path)
+                idle = await trio.open_unix_socket(str(path))
         await idle.aclose()
     assert len(failed) == 1
     assert not path.exists()
