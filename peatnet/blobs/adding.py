@@ -13,7 +13,7 @@ from peatnet.blobs.info import AddMode
 from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.space import allocate
 from peatnet.blobs.table import pick_chunk_size
-from peatnet.errors import DiskFull, StorageError, UsageError
+from peatnet.errors import DiskFull, IntegrityError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,6 +101,8 @@ def _brought_in(
             with os_errors("linking", path):
                 linked = hard_link(path.resolve(), temp)
             if linked:
+                if not os.path.samestat(temp.stat(), os.fstat(source)):
+                    raise IntegrityError(f"{path} was replaced while it was being read")
                 with os_errors("syncing", path):
                     os.fsync(source)
                 yield temp, hash_fd(source, path, chunk_size=chunk_size, progress=progress)

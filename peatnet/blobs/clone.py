@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING
+import stat
+from typing import TYPE_CHECKING, Protocol
 
 from peatnet.blobs.durable import fsync_dir, rename_durable, temp_file, temp_path, write_all
 from peatnet.blobs.hashing import pump
-from peatnet.blobs.oserrors import os_errors, translated
+from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.space import allocate
-from peatnet.errors import AlreadyExists, IntegrityError
+from peatnet.errors import AlreadyExists
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,24 +57,40 @@ def hard_link(source: Path, target: Path) -> bool:
     return True
 
 
-def copy_file(source: int, target: int, size: int) -> None:
+class Checker(Protocol):
+    """Looks at the bytes of a copy while they pass."""
+
+    def update(self, data: memoryview) -> object:
+        """Take the next bytes; called in another thread."""
+
+    def finish(self) -> None:
+        """All bytes have passed; raises IntegrityError when they are not what they should be."""
+
+
+def copy_file(source: int, target: int, size: int, checker: Checker) -> None:
     """Copy ``size`` bytes between open files, with the room reserved first.
 
     Raises:
         OSError: reading or writing failed, or there is no room.
-        IntegrityError: the source ended early.
+        IntegrityError: the source is not what it should be.
     """
     allocate(target, size)
-    reached = pump(source, 0, size, (), tee=lambda data, offset: write_all(target, data, offset))
-    if reached != size:
-        raise IntegrityError(f"a file of {size} bytes ended after {reached}")
+    pump(
+        source,
+        0,
+        size,
+        [checker.update],
+        tee=lambda data, offset: write_all(target, data, offset),
+    )
+    checker.finish()
 
 
-def export_file(source: int, size: int, out: Path, *, force: bool) -> None:
+def export_file(source: int, size: int, out: Path, *, force: bool, checker: Checker) -> None:
     """Put a copy of an open file at ``out``, whole and durable; a reflink where possible.
 
     Raises:
         AlreadyExists: ``out`` is there and ``force`` is not given.
+        IntegrityError: the source is not what it should be.
         DiskFull: there is no room.
         StorageError: the operating system refused something else.
     """
@@ -81,7 +98,7 @@ def export_file(source: int, size: int, out: Path, *, force: bool) -> None:
         raise _taken(out)
     with temp_file(out.parent) as (temp, fd), os_errors("writing", out):
         if not reflink(source, fd):
-            copy_file(source, fd, size)
+            copy_file(source, fd, size, checker)
         os.fsync(fd)
         if force:
             rename_durable(temp, out)
@@ -99,26 +116,27 @@ def export_file(source: int, size: int, out: Path, *, force: bool) -> None:
             rename_durable(temp, out)
 
 
-def place_link(blob: Path, target: Path) -> None:
+def place_link(blob: Path, source: int, target: Path, *, checker: Checker) -> None:
     """Make ``target`` the same bytes as the blob at no cost: hard link, reflink, else a copy.
 
-    What was at ``target`` is replaced atomically, or left alone where it is this very file.
+    What was at ``target`` is replaced atomically, or left alone where it is this very file, or a copy
+    of it as told by length and modification time.
+
+    Args:
+        blob: the file.
+        source: the same, open.
+        target: where; the directory must be there.
+        checker: for the copy.
 
     Raises:
+        IntegrityError: it had to be copied, and is not what it should be.
         DiskFull: there is no room for the copy.
         StorageError: the operating system refused something else.
     """
-    status = blob.stat()
-    try:
-        present = target.lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        raise translated(exc, "looking at", target) from exc
-    else:
-        if (present.st_dev, present.st_ino) == (status.st_dev, status.st_ino):
-            return
     with os_errors("linking", target):
+        status = os.fstat(source)
+        if os.path.lexists(target) and _is_copy(target.lstat(), status):
+            return
         temp = temp_path(target.parent)
         try:
             if hard_link(blob, temp):
@@ -126,11 +144,18 @@ def place_link(blob: Path, target: Path) -> None:
                 return
         finally:
             temp.unlink(missing_ok=True)
-        source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            export_file(source, status.st_size, target, force=True)
-        finally:
-            os.close(source)
+        export_file(source, status.st_size, target, force=True, checker=checker)
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _is_copy(present: os.stat_result, blob: os.stat_result) -> bool:
+    if (present.st_dev, present.st_ino) == (blob.st_dev, blob.st_ino):
+        return True
+    return (
+        stat.S_ISREG(present.st_mode)
+        and present.st_size == blob.st_size
+        and present.st_mtime_ns == blob.st_mtime_ns
+    )
 
 
 def _taken(out: Path) -> AlreadyExists:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+import stat
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,6 +17,7 @@ from peatnet.blobs.durable import (
     write_atomic,
 )
 from peatnet.blobs.handle import FileHandle
+from peatnet.blobs.hashes import is_sha256
 from peatnet.blobs.hashing import hash_file
 from peatnet.blobs.index import DOWNLOAD
 from peatnet.blobs.loose import LoosePartial
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from peatnet.blobs.table import ChunkTable
 
 _log = structlog.get_logger(__name__)
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def start_partial(
@@ -58,7 +58,7 @@ def start_partial(
     with shelf.exclusive(blob):
         _check_free(shelf, blob)
         claimed = _prepare_table(shelf, table, blob, replace=replace)
-        new = not os.path.lexists(path)
+        new = not os.path.lexists(path) and not _can_salvage(shelf, blob, table.size)
         shelf.index.pin(blob, DOWNLOAD)
         try:
             fd = _open_reserved(shelf, path, blob, table.size)
@@ -86,7 +86,7 @@ def start_partial(
 
 def commit(shelf: Shelf, partial: PartialBlob, *, sha256: str, pin: str | None) -> BlobInfo:
     """See `Store.commit`."""
-    if _SHA256.match(sha256) is None:
+    if not is_sha256(sha256):
         raise LocalProtocolError(f"not a SHA-256: {sha256[:80]!r}")
     if not partial.complete:
         raise LocalProtocolError(f"{partial.hash} is not complete")
@@ -232,19 +232,24 @@ def _prepare_table(shelf: Shelf, table: ChunkTable, blob: Hash, *, replace: bool
 def _open_reserved(shelf: Shelf, path: Path, blob: Hash, size: int) -> int:
     """Open the file of a partial blob with all its room reserved."""
     key = partial_key(blob)
-    _salvage(shelf, path, blob, size)
     before = _allocated(path)
+    reuse = not before and _can_salvage(shelf, blob, size)
+    if reuse:
+        before = _allocated(shelf.layout.damaged_blob(blob))
     shelf.space.claim(key, size, on_disk=max(0, size - before))
+    if reuse:
+        _salvage(shelf, path, blob)
     fd = _open_file(path)
     try:
         with os_errors("reserving room for", path):
             if os.fstat(fd).st_size > size:
                 os.ftruncate(fd, size)
             allocate(fd, size)
-        shelf.space.settle(key)
     except BaseException:
         os.close(fd)
         raise
+    finally:
+        shelf.space.settle(key)
     return fd
 
 
@@ -260,17 +265,22 @@ def _open_file(path: Path) -> int:
     return fd
 
 
-def _salvage(shelf: Shelf, path: Path, blob: Hash, size: int) -> None:
+def _can_salvage(shelf: Shelf, blob: Hash, size: int) -> bool:
+    damaged = shelf.layout.damaged_blob(blob)
+    if os.path.lexists(shelf.layout.partial_file(blob, "blob")) or not os.path.lexists(damaged):
+        return False
+    with os_errors("looking at", damaged):
+        status = damaged.lstat()
+    # With a second name it is also somebody's file, which must not be written to.
+    return stat.S_ISREG(status.st_mode) and status.st_size == size and status.st_nlink == 1
+
+
+def _salvage(shelf: Shelf, path: Path, blob: Hash) -> None:
     """Begin with a damaged copy that was set aside: most of its chunks will be right."""
     damaged = shelf.layout.damaged_blob(blob)
-    if os.path.lexists(path) or not damaged.is_file() or damaged.is_symlink():
-        return
     with os_errors("reusing", damaged):
-        status = damaged.stat()
-        # With a second name it is also somebody's file, which must not be written to.
-        if status.st_size == size and status.st_nlink == 1:
-            damaged.chmod(0o644)
-            rename_durable(damaged, path)
+        damaged.chmod(0o644)
+    rename_durable(damaged, path)
 
 
 def _allocated(path: Path) -> int:

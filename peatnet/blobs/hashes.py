@@ -19,6 +19,7 @@ MIN_PREFIX = 8
 """The fewest hex digits that a shortened hash may have."""
 
 _FULL = re.compile(r"[0-9a-fA-F]{64}\Z")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _PREFIX = re.compile(rf"[0-9a-fA-F]{{{MIN_PREFIX},64}}\Z")
 
 
@@ -77,3 +78,8 @@ def check_prefix(text: str) -> str:
             hint=f"give {MIN_PREFIX} to 64 hexadecimal digits",
         )
     return text.lower()
+
+
+def is_sha256(text: str) -> bool:
+    """Whether this is a SHA-256 as the store writes it: 64 lower-case hex digits."""
+    return _SHA256.match(text) is not None

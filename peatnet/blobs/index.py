@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peatnet.blobs.hashes import HASH_BYTES, Hash
+from peatnet.blobs.hashes import HASH_BYTES, Hash, is_sha256
 from peatnet.blobs.table import is_chunk_size
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ class Index:
         return [
             Row(Hash(name), size, chunk_size, Hash(table_hash), sha256)
             for name, size, chunk_size, table_hash, sha256 in found
-            if len(name) == len(table_hash) == HASH_BYTES and size > 0 and is_chunk_size(chunk_size)
+            if len(name) == len(table_hash) == HASH_BYTES
+            and size > 0
+            and is_chunk_size(chunk_size)
+            and is_sha256(sha256)
         ]
 
     def put(self, row: Row) -> None:

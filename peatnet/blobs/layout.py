@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+PARTIAL_KINDS = ("blob", "loose", "note", "have", "table")
+"""The suffixes of the files that an unfinished download may have, the data first."""
+
+
 class Layout:
     """The directories of a store below ``root``, and the names of the files in them.
 
@@ -73,6 +77,12 @@ class Layout:
     def scan_blobs(self) -> Iterator[Path]:
         """Every file in ``blobs/*/``, foreign ones too."""
         for directory in _entries(self.blobs):
+            if directory.is_dir() and not directory.is_symlink():
+                yield from _entries(directory)
+
+    def scan_models(self) -> Iterator[Path]:
+        """Every file in ``models/*/``."""
+        for directory in _entries(self.models):
             if directory.is_dir() and not directory.is_symlink():
                 yield from _entries(directory)
 

@@ -9,6 +9,7 @@ import structlog
 
 from peatnet.blobs.bitmap import Bitmap
 from peatnet.blobs.durable import read_bounded, write_atomic
+from peatnet.blobs.hashes import Hash
 from peatnet.blobs.hashing import hash_file
 from peatnet.blobs.index import DOWNLOAD
 from peatnet.blobs.info import BlobInfo, PartialInfo
@@ -20,7 +21,6 @@ from peatnet.errors import IntegrityError, RemoteProtocolError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from peatnet.blobs.hashes import Hash
     from peatnet.blobs.index import Row
     from peatnet.blobs.layout import Layout
     from peatnet.blobs.shelf import Shelf
@@ -45,7 +45,8 @@ def load(shelf: Shelf) -> None:
             shelf.blobs[row.hash] = info
             shelf.space.hold(blob_key(row.hash), row.size)
     pins = shelf.index.pins()
-    for blob in shelf.blobs:
+    done = {name for info in shelf.blobs.values() for name in (info.hash, _sha256_name(info))}
+    for blob in done:
         # A crash between the last steps of a commit; `drop_partial` is its very last one.
         if DOWNLOAD in pins.get(blob, ()):
             shelf.drop_partial(blob)
@@ -55,6 +56,11 @@ def load(shelf: Shelf) -> None:
         name = named_hash(path, "loose")
         if name is not None:
             shelf.space.hold(partial_key(name), size_of(path))
+
+
+def _sha256_name(info: BlobInfo) -> Hash:
+    # What a download without a chunk table may have been kept under.
+    return Hash(bytes.fromhex(info.sha256))
 
 
 def _load_blob(shelf: Shelf, row: Row) -> BlobInfo | None:

@@ -23,6 +23,7 @@ from peatnet.blobs.durable import (
 from peatnet.blobs.handle import FileHandle
 from peatnet.blobs.index import DOWNLOAD, Row
 from peatnet.blobs.info import BlobInfo
+from peatnet.blobs.layout import PARTIAL_KINDS
 from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.reader import Lease, Reader
 from peatnet.blobs.table import MAX_ENCODED, ChunkTable
@@ -175,8 +176,7 @@ class Shelf:
 
     def drop_partial(self, blob: Hash) -> None:
         """Delete all files of a download that is not open, and its pin. In `exclusive` only."""
-        kinds = ("blob", "loose", "note", "have", "table")
-        unlink_durable(*(self.layout.partial_file(blob, kind) for kind in kinds))
+        unlink_durable(*(self.layout.partial_file(blob, kind) for kind in PARTIAL_KINDS))
         self.space.release(partial_key(blob))
         self.index.unpin(blob, DOWNLOAD)
 

@@ -1,20 +1,19 @@
-"""Looking after the blobs that are there: verify, rebuild the index, collect garbage."""
+"""Looking after the blobs that are there: verify them, rebuild the index."""
 
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING
 
 import structlog
 from blake3 import blake3
 
-from peatnet.blobs.durable import is_orphan_temp, unlink_durable, write_atomic
+from peatnet.blobs.durable import is_orphan_temp, is_temp, write_atomic
 from peatnet.blobs.hashing import ChunkHasher, hash_file, pump
 from peatnet.blobs.index import Row
-from peatnet.blobs.info import BlobInfo, Damage, GcReport, VerifyReport
+from peatnet.blobs.info import BlobInfo, Damage, VerifyReport
 from peatnet.blobs.layout import named_hash
-from peatnet.blobs.loading import scan_partials, size_of
+from peatnet.blobs.loading import size_of
 from peatnet.blobs.shelf import blob_key, make_read_only, read_table
 from peatnet.errors import IntegrityError, StorageError, UsageError
 
@@ -118,10 +117,18 @@ def _forget_missing(shelf: Shelf) -> Iterator[Hash]:
 
 def _foreign(shelf: Shelf) -> Iterator[Path]:
     for path in shelf.layout.scan_blobs():
+        if is_temp(path.name) and not is_orphan_temp(path.name):
+            # Being written at this moment.
+            continue
         name = named_hash(path, path.suffix[1:])
-        if name not in shelf.blobs or path not in (
-            shelf.layout.blob(name),
-            shelf.layout.table(name),
+        if (
+            name is None
+            or name not in shelf.blobs
+            or path
+            not in (
+                shelf.layout.blob(name),
+                shelf.layout.table(name),
+            )
         ):
             yield path
 
@@ -168,69 +175,3 @@ def _index_again(shelf: Shelf, blob: Hash, path: Path, progress: Progress) -> bo
     with shelf.lock:
         shelf.blobs[blob] = BlobInfo(blob, found.size, hashes.sha256, found, path)
     return True
-
-
-def collect(shelf: Shelf, keep: set[Hash], *, dry_run: bool) -> GcReport:
-    """See `Store.gc`."""
-    report = GcReport(dry_run=dry_run)
-    for blob in sorted(shelf.blobs):
-        with shelf.exclusive(blob):
-            wanted = blob in keep or blob in shelf.index.pins()
-            with shelf.lock:
-                info = shelf.blobs.get(blob)
-                if info is None or wanted or shelf.in_use(blob):
-                    continue
-                if not dry_run:
-                    # Under the same lock as the question: no reader can open it any more.
-                    del shelf.blobs[blob]
-            if not dry_run:
-                shelf.take_out(info)
-            report.removed.append((blob, info.size))
-    _collect_partials(shelf, keep, report)
-    for path in _garbage_files(shelf, keep):
-        report.files.append((path, size_of(path)))
-        if not dry_run:
-            unlink_durable(path)
-    return report
-
-
-def _collect_partials(shelf: Shelf, keep: set[Hash], report: GcReport) -> None:
-    sizes = {info.hash: info.size for info in scan_partials(shelf.layout)}
-    for path in shelf.layout.scan_partial():
-        name = named_hash(path, "loose")
-        if name is not None:
-            sizes[name] = sizes.get(name, 0) + size_of(path)
-    for blob, size in sorted(sizes.items()):
-        with shelf.exclusive(blob):
-            if blob in keep or shelf.is_open(blob) or blob in shelf.index.pins():
-                continue
-            if not report.dry_run:
-                shelf.drop_partial(blob)
-            report.removed.append((blob, size))
-
-
-def _garbage_files(shelf: Shelf, keep: set[Hash]) -> list[Path]:
-    """Files that a crash left over, and damaged blobs that nobody wants any more."""
-    layout = shelf.layout
-    pins = shelf.index.pins()
-    found = [
-        path
-        for path in (*layout.scan_blobs(), *layout.scan_partial())
-        if is_orphan_temp(path.name) and _is_file(path)
-    ]
-    for path in layout.scan_blobs():
-        name = named_hash(path, "table")
-        if name is None or name in shelf.blobs or path != layout.table(name):
-            continue
-        # A blob that is there but not in the index keeps its table for the rebuild.
-        if not os.path.lexists(layout.blob(name)):
-            found.append(path)
-    for path in layout.scan_damaged():
-        name = named_hash(path, "blob")
-        if name is not None and name not in keep and name not in pins and _is_file(path):
-            found.append(path)
-    return found
-
-
-def _is_file(path: Path) -> bool:
-    return stat.S_ISREG(path.lstat().st_mode)
