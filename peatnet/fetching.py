@@ -60,6 +60,11 @@ class Peers(Protocol):
         ...
 
 
+def _check_cancelled(_done: int) -> None:
+    """Let hashing in a worker thread be cancelled."""
+    trio.from_thread.check_cancelled()
+
+
 @dataclass(slots=True)
 class Stirring:
     """Something that happens again and again and that several tasks wait for."""
@@ -360,6 +365,7 @@ class BlobFetch:
                 loose,
                 expect_sha256=self._sha256,
                 expect_blob_hash=self._blob,
+                progress=_check_cancelled,
             )
             info = await trio.to_thread.run_sync(adopt)
         finally:

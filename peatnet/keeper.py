@@ -231,7 +231,7 @@ class Keeper:
         if config.fetch is FetchPolicy.ALL:
             return True
         ram_mb = psutil.virtual_memory().total // (1024 * 1024)
-        return model.manifest.can_run_on(config.hardware.vram_mb, ram_mb, platform.machine())
+        return model.manifest.can_run_on(config.hardware.vram_mb, ram_mb, _architecture())
 
     def _wanted_anyway(self, job: Job) -> bool:
         return (
@@ -309,6 +309,12 @@ class Keeper:
                 await trio.to_thread.run_sync(self._library.remember, job.target.model, state)
             except StorageError as exc:
                 log.warning("state not kept", model=str(job.target.model), error=exc.message)
+
+
+def _architecture() -> str:
+    """This machine's architecture, by the names that manifests use (those of Linux)."""
+    machine = platform.machine()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine.lower(), machine)
 
 
 def _name(model: Model | None, blob: Hash | None) -> str:

@@ -193,7 +193,12 @@ class Library:
 
     def blob_of(self, model: Model) -> Hash | None:
         """The blob of a model: as its manifest names it, or as its download turned out."""
-        return model.blob or self.state(model).blob
+        if model.blob is not None:
+            return model.blob
+        found = self.state(model).blob
+        info = self.store.info(found) if found is not None else None
+        # A newer manifest of the same version may have replaced the one that the download was for.
+        return found if info is not None and check_against(model.manifest, info) is None else None
 
     def info_of(self, model: Model) -> BlobInfo | None:
         """The complete blob of a model, if it is here and what the manifest says of it holds."""

@@ -9,7 +9,7 @@ All methods belong to the trio task tree that opened the node. Blocking work is 
 from __future__ import annotations
 
 import random
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from peatnet.errors import AlreadyExists, IntegrityError, NotFound, UsageError
 from peatnet.keeper import Keeper
 from peatnet.library import Model, check_against, open_library
 from peatnet.records import RecordType
-from peatnet.records.bodies import Withdrawal
+from peatnet.records.bodies import Withdrawal, decode_command
 from peatnet.views import (
     Change,
     GetResult,
@@ -36,7 +36,7 @@ from peatnet.views import (
 
 if TYPE_CHECKING:
     # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from trio_typing import TaskStatus
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from peatnet.blobs import BlobInfo, GcReport, VerifyReport
     from peatnet.config import Config
     from peatnet.library import Library, Target
-    from peatnet.models import ModelManifest
+    from peatnet.models import ModelManifest, ModelUpdateCommand
     from peatnet.net.network import Network
     from peatnet.records import Record
 
@@ -108,9 +108,9 @@ class Node:
             InvalidManifest: the manifest, filled in, breaks a rule.
             DiskFull, StorageError: the store cannot take it.
 
-        Cancellation: takes effect once the file is added; nothing is published then.
+        Cancellation: nothing is added, nothing is published.
         """
-        add = partial(self._library.store.add_file, path, mode=mode, progress=progress)
+        add = partial(self._library.store.add_file, path, mode=mode, progress=cancellable(progress))
         info = await trio.to_thread.run_sync(add)
         wrong = check_against(manifest, info)
         if wrong is None and manifest.blob_hash not in {None, info.hash.hex()}:
@@ -158,6 +158,31 @@ class Node:
             RecordType.WITHDRAWAL, model.record.key, body.to_json()
         )
         await self._announce(record)
+
+    async def command(self, command: ModelUpdateCommand) -> None:
+        """Sign an update command and tell the others. What nodes do on one is theirs to decide.
+
+        Raises:
+            InvalidManifest: the command breaks a rule.
+            DiskFull, StorageError: it cannot be kept.
+        """
+        record = await self._library.ledger.sign(
+            RecordType.COMMAND, str(command.command_id), command.to_json()
+        )
+        await self._announce(record)
+
+    async def commands(self) -> list[ModelUpdateCommand]:
+        """The update commands of trusted publishers, oldest first."""
+        ledger = self._library.ledger
+        records = sorted(
+            (
+                record
+                for record in ledger.catalogue.records()
+                if record.type is RecordType.COMMAND and ledger.is_trusted(str(record.publisher))
+            ),
+            key=lambda record: record.order,
+        )
+        return [decode_command(record) for record in records]
 
     async def _announce(self, record: Record) -> None:
         if self._network is not None:
@@ -341,8 +366,8 @@ class Node:
         """
         blob = self._blob_of(reference) if reference is not None else None
         if rebuild:
-            await trio.to_thread.run_sync(self._library.store.rebuild)
-        report = await trio.to_thread.run_sync(self._library.store.verify, blob)
+            await trio.to_thread.run_sync(self._library.store.rebuild, cancellable())
+        report = await trio.to_thread.run_sync(self._library.store.verify, blob, cancellable())
         self._keeper.wake()
         return report
 
@@ -408,6 +433,17 @@ class Node:
         await self._keeper.run(task_status=task_status)
 
 
+def cancellable(progress: Callable[[int], None] | None = None) -> Callable[[int], None]:
+    """A progress callback for work in a trio worker thread that lets the work be cancelled between its calls."""
+
+    def report(done: int) -> None:
+        trio.from_thread.check_cancelled()
+        if progress is not None:
+            progress(done)
+
+    return report
+
+
 def _check_out(out: Path, *, force: bool) -> None:
     if out.is_dir():
         raise UsageError(f"{out} is a directory", hint="give the name of a file")
@@ -435,28 +471,41 @@ async def open_node(config: Config, *, network: bool = True) -> AsyncIterator[No
     opening = open_library(config)
     library = await trio.to_thread.run_sync(opening.__enter__)
     try:
-        if not network:
-            async with _running(Node(library, None, rng)) as node:
-                yield node
-            return
-        # Importing libp2p takes about a second; a node without a network does not pay it.
-        from peatnet.net.network import open_network  # noqa: PLC0415  # see above
+        with _bare_errors():
+            if not network:
+                async with _running(Node(library, None, rng)) as node:
+                    yield node
+                return
+            # Importing libp2p takes about a second; a node without a network does not pay it.
+            from peatnet.net.network import open_network  # noqa: PLC0415  # see above
 
-        async with (
-            open_network(
-                library.identity.seed,
-                library.ledger,
-                library.store,
-                listen=config.listen,
-                peers=config.peers,
-                mdns=config.mdns,
-                rng=rng,
-            ) as net,
-            _running(Node(library, net, rng)) as node,
-        ):
-            yield node
+            async with (
+                open_network(
+                    library.identity.seed,
+                    library.ledger,
+                    library.store,
+                    listen=config.listen,
+                    peers=config.peers,
+                    mdns=config.mdns,
+                    rng=rng,
+                ) as net,
+                _running(Node(library, net, rng)) as node,
+            ):
+                yield node
     finally:
         opening.__exit__(None, None, None)
+
+
+@contextmanager
+def _bare_errors() -> Iterator[None]:
+    """Take a lone error out of the groups that nurseries wrap it in, so that callers can catch it by its class."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        lone: BaseException = group
+        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
+            lone = lone.exceptions[0]
+        raise lone from lone.__cause__
 
 
 @asynccontextmanager
