@@ -1,4 +1,8 @@
-"""The store: every blob of a node on disk, safe across crashes. DESIGN.md, section 5."""
+"""The store: every blob of a node on disk, safe across crashes.
+
+Data is synced before anything claims it, a rename is followed by a sync of the directory, and what a
+crash leaves behind is hashed again before it counts. Room is reserved before the first byte.
+"""
 
 from __future__ import annotations
 

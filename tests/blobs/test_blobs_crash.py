@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from blobs_tools import K64, Bench, content, fill, write_file
@@ -15,19 +13,7 @@ from crash_child import SIZE, make_table
 
 from peatnet.blobs import Hash
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 CHILD = Path(__file__).with_name("crash_child.py")
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A directory in memory where there is one: SIGKILL loses nothing that a kernel has."""
-    shared = Path("/dev/shm")
-    place = shared if os.access(shared, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="peatnet-", dir=place) as directory:
-        yield Path(directory)
 
 
 def environment() -> dict[str, str]:
@@ -36,14 +22,14 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("after", [1, 4, 7, 16, 21, 38, "end"])
 def test_a_killed_download_keeps_every_chunk_that_was_written(
-    tmp_path: Path, after: int | str
+    disk_path: Path, after: int | str
 ) -> None:
-    source = tmp_path / "source"
+    source = disk_path / "source"
     size = 40 * K64 + 99
     hashes = write_file(source, size)
     written: set[int] = set()
     with subprocess.Popen(
-        [sys.executable, str(CHILD), "fill", str(tmp_path / "node"), str(source)],
+        [sys.executable, str(CHILD), "fill", str(disk_path / "node"), str(source)],
         stdout=subprocess.PIPE,
         text=True,
         env=environment(),
@@ -60,7 +46,7 @@ def test_a_killed_download_keeps_every_chunk_that_was_written(
         rest = child.stdout.read()
         written |= {int(line.split()[1]) for line in rest.splitlines() if line.startswith("wrote")}
     assert child.returncode == -9
-    bench = Bench(tmp_path / "node")
+    bench = Bench(disk_path / "node")
     assert bench.store.pins() == {hashes.blake3: {"download"}}
     assert [info.hash for info in bench.store.partials()] == [hashes.blake3]
     with bench.store.start_partial(hashes.table, hashes.blake3) as partial:
@@ -86,9 +72,9 @@ def test_a_killed_download_keeps_every_chunk_that_was_written(
         *("adopt", "remove", "link", "export", "verify"),
     ],
 )
-def test_a_crash_at_any_point_leaves_a_store_that_works(memory: Path, name: str) -> None:
+def test_a_crash_at_any_point_leaves_a_store_that_works(tmp_path: Path, name: str) -> None:
     run = subprocess.run(
-        [sys.executable, str(CHILD), "points", name, str(memory)],
+        [sys.executable, str(CHILD), "points", name, str(tmp_path)],
         capture_output=True,
         text=True,
         env=environment(),
@@ -100,7 +86,7 @@ def test_a_crash_at_any_point_leaves_a_store_that_works(memory: Path, name: str)
     data = content(SIZE)
     blob, table = Hash.of(data), make_table(data)
     for limit in range(1, points + 1):
-        bench = Bench(memory / f"{limit:03}")
+        bench = Bench(tmp_path / f"{limit:03}")
         store = bench.store
         ended = limit == points
         check_outcome(name, bench, blob, data, ended=ended)

@@ -219,11 +219,11 @@ def test_resuming_counts_what_matches_whatever_the_bitmap_says(
 
 
 def test_resuming_does_not_read_what_was_never_written(
-    bench: Bench, wanted: FileHashes, data: bytes
+    disk_bench: Bench, wanted: FileHashes, data: bytes
 ) -> None:
-    with bench.store.start_partial(wanted.table, wanted.blake3) as partial:
+    with disk_bench.store.start_partial(wanted.table, wanted.blake3) as partial:
         partial.write(7, chunk_of(data, wanted.table, 7))
-        probe = os.open(bench.root / "partial" / f"{wanted.blake3}.blob", os.O_RDONLY)
+        probe = os.open(disk_bench.root / "partial" / f"{wanted.blake3}.blob", os.O_RDONLY)
         try:
             sparse = os.lseek(probe, 0, os.SEEK_DATA) > 0
         finally:
@@ -231,7 +231,9 @@ def test_resuming_does_not_read_what_was_never_written(
     if not sparse:
         pytest.skip("this file system does not tell data from holes")
     seen: list[int] = []
-    with bench.store.start_partial(wanted.table, wanted.blake3, progress=seen.append) as partial:
+    with disk_bench.store.start_partial(
+        wanted.table, wanted.blake3, progress=seen.append
+    ) as partial:
         assert partial.recovered_bytes == K64
     assert seen == [K64]
 

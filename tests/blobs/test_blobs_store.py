@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -8,7 +10,7 @@ import pytest
 from blobs_tools import K64, Bench, chunk_of, content, fill, names_in
 
 from peatnet.blobs import AddMode, Database, Hash, Store, hash_file
-from peatnet.blobs.clone import reflink
+from peatnet.blobs.clone import FICLONE, reflink
 from peatnet.errors import (
     AlreadyExists,
     Ambiguous,
@@ -76,6 +78,34 @@ def test_a_reflink_shares_or_says_that_it_cannot(bench: Bench, tmp_path: Path) -
     with pytest.raises(StorageError, match="reflink") as caught:
         bench.store.add_file(source, mode=AddMode.REFLINK)
     assert caught.value.hint
+    assert names_in(bench.root / "partial") == []
+
+
+def test_what_is_hashed_is_the_clone_and_not_the_source(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few test machines have a file system with reflinks: this kernel call stands in for theirs.
+    source = tmp_path / "model.gguf"
+    source.write_bytes(content(SIZE))
+
+    def ficlone(target: int, request: int, original: int) -> int:
+        assert request == FICLONE
+        os.sendfile(target, original, 0, SIZE)
+        source.write_bytes(b"edited meanwhile")
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "ioctl", ficlone)
+        info = bench.store.add_file(source, chunk_size=K64)
+    assert info.path.read_bytes() == content(SIZE)
+    assert bench.store.verify().ok
+
+    def fail(target: int, request: int, original: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "ioctl", fail)
+    with pytest.raises(StorageError, match="Input/output"):
+        bench.store.add_file(source)
     assert names_in(bench.root / "partial") == []
 
 
