@@ -45,6 +45,8 @@ def parse_url(text: str) -> httpx.URL:
         )
     if not url.host:
         raise HttpSourceError(f"{text!r} names no host")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise HttpSourceError(f"{text!r} names no port that there is")
     return url.copy_with(fragment=None)
 
 

@@ -6,8 +6,10 @@ number of times; ``HttpSourceError`` will not (404, another size, a web page).
 
 from __future__ import annotations
 
+import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Self
 
 import httpx
@@ -17,7 +19,6 @@ from peatnet.errors import HttpSourceError
 from peatnet.net import http_checks as checks
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
@@ -54,6 +55,12 @@ class HttpSettings:
     def wait(self, attempt: int, asked: float) -> float:
         """How long to wait after failure number ``attempt`` (from 1), when the server asked for ``asked``."""
         return min(self.backoff_max, max(asked, self.backoff * (1 << min(attempt - 1, 16))))
+
+
+@cache
+def _public_authorities(*, trust_env: bool) -> ssl.SSLContext:
+    """Made once: reading the list of authorities takes a while."""
+    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 class Transient(Exception):
@@ -177,7 +184,7 @@ class HttpClient:
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             trust_env=settings.trust_env,
-            verify=True if settings.ssl_context is None else settings.ssl_context,
+            verify=settings.ssl_context or _public_authorities(trust_env=settings.trust_env),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
             timeout=httpx.Timeout(
                 settings.read_timeout, connect=settings.connect_timeout, pool=None
@@ -225,7 +232,7 @@ class HttpClient:
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
             raise HttpSourceError(f"{where}: {exc}") from exc
         except httpx.HTTPError as exc:
-            raise Transient(f"{where}: {str(exc) or type(exc).__name__}") from exc
+            raise _translated(exc, where) from exc
 
     async def _follow(self, headers: dict[str, str]) -> httpx.Response:
         """Send the request along redirects, to a response that may be used."""
@@ -257,6 +264,21 @@ class HttpClient:
         raise HttpSourceError(
             f"{checks.display(self.url)}: more than {self._settings.max_redirects} redirects"
         )
+
+
+def _translated(exc: httpx.HTTPError, where: str) -> Exception:
+    """What went wrong, as the innermost error that says something tells it."""
+    text = ""
+    link: BaseException | None = exc
+    while link is not None:
+        text = str(link) or text
+        if isinstance(link, ssl.SSLCertVerificationError):
+            return HttpSourceError(
+                f"{where}: its certificate is not valid: {link.verify_message}",
+                hint="the server's certificate must be signed by an authority that this machine trusts",
+            )
+        link = link.__cause__ or link.__context__
+    return Transient(f"{where}: {text or type(exc).__name__}")
 
 
 def _status(response: httpx.Response) -> str:

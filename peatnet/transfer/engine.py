@@ -97,6 +97,7 @@ class Engine:
         self._timer = trio.CancelScope()
         self._token = trio.lowlevel.current_trio_token()
         self._arrivals = 0
+        self._someone_left = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, sources: list[Source]) -> None:
@@ -196,9 +197,10 @@ class Engine:
             error = exc
         except BaseExceptionGroup as group:
             ours, rest = group.split(PeatnetError)
-            if rest is not None or ours is None:
-                raise  # a bug, or our own cancellation, with whatever it stirred up
-            error = most_telling(ours)
+            if rest is not None:
+                raise rest from None  # a bug, or our own cancellation: what it stirred up is no news
+            if ours is not None:
+                error = most_telling(ours)
         if link.closed:
             return
         if isinstance(error, (NoSource, RemoteProtocolError, IntegrityError)):
@@ -215,6 +217,7 @@ class Engine:
         link.close()
         self._lost[link.source.name] = error
         del self.links[link.source.name]
+        self._someone_left.set()
         self._on_change()
 
     def _act(self, action: Action) -> None:
@@ -250,14 +253,16 @@ class Engine:
         """Give up when there was nothing to be had for too long."""
         seen, since = -1, self._clock()
         while not self._over.is_set():
-            wait = _LOOK
-            if self._arrivals != seen or self._could_get_something():
+            wait, patience = _LOOK, self._patience()
+            if patience and (self._arrivals != seen or self._could_get_something()):
                 seen, since = self._arrivals, self._clock()
-            elif (left := since + self._patience() - self._clock()) > 0:
+            elif (left := since + patience - self._clock()) > 0:
                 wait = min(wait, left)
             else:
                 self._end(self._no_source())
-            await trio.sleep(wait)
+            with trio.move_on_after(wait):
+                await self._someone_left.wait()
+            self._someone_left = trio.Event()
 
     def _patience(self) -> float:
         """Peers come and go; an HTTP server that was given up does not come back by itself."""
@@ -276,7 +281,7 @@ class Engine:
             blob=self.partial.hash.hex(),
             missing=self.swarm.missing,
             n_chunks=self.partial.table.n_chunks,
-            waited=self._settings.give_up_after,
+            waited=self._patience(),
             lost=self._lost,
             alive=list(self.links),
         )

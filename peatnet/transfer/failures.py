@@ -49,7 +49,8 @@ def give_up_error(
         alive: sources that live but have none of the missing chunks.
     """
     message = f"{blob[:16]}...: no source has the {missing} of {n_chunks} chunks still missing"
-    message += f" (waited {waited:g} s)"
+    if waited:
+        message += f" (waited {waited:g} s)"
     reasons = list(lost.values())[-_NAMED:]
     if reasons:
         message += "; " + "; ".join(each.message for each in reasons)

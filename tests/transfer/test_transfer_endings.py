@@ -343,6 +343,32 @@ async def test_cancelled_anywhere_nothing_leaks_and_all_is_kept(
     world.close()
 
 
+async def test_what_a_cancellation_stirs_up_in_a_source_is_no_news(
+    world: World, autojump_clock: MockClock
+) -> None:
+    class Startled(MemorySource):
+        async def run(self, link: SourceLink) -> None:
+            async def startle() -> None:
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise NoSource("startled")
+
+            link.has(None)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(startle)
+                nursery.start_soon(trio.sleep_forever)
+
+    download = world.download(Startled("peer:a", world.data), Startled("peer:b", world.data))
+    with trio.move_on_after(1) as scope:
+        await download.run()
+    assert scope.cancelled_caught
+    # Nor when it is the end of the download that cancels them.
+    honest = MemorySource("peer:c", world.data)
+    await world.download(Startled("peer:a", world.data), honest).run()
+    assert world.store.info(world.hash) is not None
+
+
 # Sources that use their link wrongly.
 
 
