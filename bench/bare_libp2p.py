@@ -1,0 +1,85 @@
+"""Both ends of a bare py-libp2p stream (Noise, yamux, TCP), with nothing on top: what the library itself can do.
+
+Run by throughput.py: ``bare_libp2p.py source SIZE`` prints its address; ``bare_libp2p.py sink SIZE ADDRESS`` prints
+"ready", waits for a line, takes SIZE bytes into memory, and prints the seconds that it took.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import trio
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.peer.peerinfo import info_from_p2p_addr
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL_ID
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from libp2p.abc import IHost, INetStream
+
+PROTOCOL = TProtocol("/peatnet-bench/bare/1")
+WRITE = 1024 * 1024
+
+
+def make_host() -> IHost:
+    """A host with the security and the muxer that peatnet uses, and the library's defaults otherwise."""
+    key_pair = create_new_key_pair()
+    noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
+    return new_host(
+        key_pair=key_pair,
+        sec_opt={NOISE_PROTOCOL_ID: noise},
+        muxer_opt={TProtocol(YAMUX_PROTOCOL_ID): Yamux},
+    )
+
+
+async def source(size: int) -> None:
+    """Send ``size`` bytes to whoever asks, until ended."""
+    data = os.urandom(WRITE)
+    host = make_host()
+
+    async def send(stream: INetStream) -> None:
+        await stream.read(1)
+        for offset in range(0, size, WRITE):
+            await stream.write(data[: size - offset])
+        await stream.read(1)
+        await stream.close()
+
+    host.set_stream_handler(PROTOCOL, send)
+    async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
+        print(host.get_addrs()[0], flush=True)
+        await trio.sleep_forever()
+
+
+async def sink(size: int, address: str) -> None:
+    """Take ``size`` bytes, once told to, and say how long it took."""
+    host = make_host()
+    info = info_from_p2p_addr(Multiaddr(address))
+    async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
+        await host.connect(info)
+        stream = await host.new_stream(info.peer_id, [PROTOCOL])
+        print("ready", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        began = time.perf_counter()
+        await stream.write(b"?")
+        received = 0
+        while received < size:
+            received += len(await stream.read(WRITE))
+        print(time.perf_counter() - began, flush=True)
+        await stream.write(b"!")
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "source":
+        trio.run(source, int(sys.argv[2]))
+    else:
+        trio.run(sink, int(sys.argv[2]), sys.argv[3])
