@@ -2,107 +2,43 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import random
-import ssl
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from blake3 import blake3
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from http_support import (
+    CHUNK,
+    DATA,
+    ETAG,
+    IMPATIENT,
+    QUICK,
+    SIZE,
+    download,
+    fetch,
+    refused,
+    store_in,
+    table_of,
+    with_ranges,
+    without_ranges,
+)
 from scripted_http import Answer, Ask, ScriptedServer, part, whole
 
-from peatnet.blobs import ChunkTable, Database, Hash, Store
-from peatnet.errors import HttpSourceError, IntegrityError, PeatnetError, UsageError
-from peatnet.net.http_client import HttpSettings
+from peatnet.blobs import Hash, Store
+from peatnet.errors import HttpSourceError, IntegrityError, UsageError
 from peatnet.net.http_source import HttpSource
-from peatnet.swarm import SwarmSettings, Tier
+from peatnet.swarm import SwarmSettings
 from peatnet.transfer import Download, DownloadSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from typing_extensions import Buffer
-
-CHUNK = 64 * 1024
-DATA = random.Random(1).randbytes(11 * CHUNK + 777)
-SIZE = len(DATA)
-ETAG = '"one"'
-
-QUICK = HttpSettings(
-    connect_timeout=20, read_timeout=20, attempts=3, backoff=0.001, trust_env=False
-)
-# A server that stalls is given up after this; no test depends on more than that it is short.
-IMPATIENT = HttpSettings(
-    connect_timeout=20, read_timeout=0.1, attempts=3, backoff=0.001, trust_env=False
-)
-
-
-def table_of(data: bytes) -> ChunkTable:
-    pieces = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
-    return ChunkTable(len(data), CHUNK, b"".join(blake3(piece).digest() for piece in pieces))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    database = Database.open(tmp_path / "peatnet.db")
-    store = Store.open(tmp_path, database)
-    yield store
-    store.close()
-    database.close()
-
-
-def download(store: Store, data: bytes = DATA) -> Download:
-    return Download(
-        store,
-        Hash(blake3(data).digest()),
-        table_of(data),
-        sha256=None,
-        rng=random.Random(0),
-        settings=DownloadSettings(swarm=SwarmSettings(tiers=frozenset({Tier.HTTP}))),
-    )
-
-
-async def fetch(
-    store: Store,
-    url: str,
-    *,
-    settings: HttpSettings = QUICK,
-    connections: int = 4,
-    data: bytes = DATA,
-) -> Download:
-    job = download(store, data)
-    source = HttpSource(
-        url, size=len(data), chunk_size=CHUNK, connections=connections, settings=settings
-    )
-    job.add_source(source)
-    with trio.fail_after(60):
-        info = await job.run()
-    assert info.path.read_bytes() == data
-    return job
-
-
-async def refused(store: Store, url: str, *, settings: HttpSettings = QUICK) -> PeatnetError:
-    """Fetch, and give the error it must fail with; nothing may have become complete."""
-    with pytest.raises(PeatnetError) as caught:
-        await fetch(store, url, settings=settings)
-    assert store.blobs() == []
-    assert caught.value.hint
-    return caught.value
-
-
-def with_ranges(ask: Ask) -> Answer:
-    return part(ask, DATA, ETAG)
-
-
-def without_ranges(ask: Ask) -> Answer:
-    return whole(DATA)
+    yield from store_in(tmp_path)
 
 
 # What works.
@@ -265,112 +201,6 @@ async def test_busy_servers_are_tried_again(store: Store) -> None:
         await fetch(store, server.url)
 
 
-# Redirects.
-
-
-def redirect(to: str, status: int = 302) -> Answer:
-    return Answer(status, b"this way", {"Location": to})
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_redirects_are_followed_and_remembered(store: Store, status: int) -> None:
-    def script(ask: Ask) -> Answer:
-        if ask.path == "/model.gguf":
-            return redirect("/a/b?signature=x#fragment", status)
-        if ask.path.startswith("/a/"):
-            return redirect("../there", status)
-        return with_ranges(ask)
-
-    with ScriptedServer(script) as server:
-        await fetch(store, server.url)
-    assert [ask.path for ask in server.asks[:3]] == ["/model.gguf", "/a/b?signature=x", "/there"]
-    assert {ask.path for ask in server.asks[3:]} == {"/there"}
-
-
-async def test_an_expired_place_is_looked_up_again(store: Store) -> None:
-    def script(ask: Ask) -> Answer:
-        if ask.path == "/model.gguf":
-            return redirect(f"/signed/{ask.number // 6}")
-        if ask.path == "/signed/0" and ask.number > 5:
-            return Answer(403, b"expired")
-        return with_ranges(ask)
-
-    with ScriptedServer(script) as server:
-        await fetch(store, server.url, connections=1)
-    assert {ask.path for ask in server.asks} == {"/model.gguf", "/signed/0", "/signed/1"}
-
-
-@pytest.mark.parametrize(
-    ("target", "complaint"),
-    [
-        ("/model.gguf", "more than 5 redirects"),
-        ("ftp://127.0.0.1/model.gguf", "only http and https"),
-        ("file:///etc/passwd", "only http and https"),
-        ("http://127.0.0.1:99999/", "no port"),
-        ("http://x:y:z/", "after 3 tries"),
-        ("/" + "x" * 5000, "longer than"),
-        ("", "without a Location"),
-    ],
-)
-async def test_redirects_that_lead_nowhere(store: Store, target: str, complaint: str) -> None:
-    with ScriptedServer(lambda _: redirect(target)) as server:
-        error = await refused(store, server.url)
-    assert isinstance(error, HttpSourceError)
-    assert complaint in error.message
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """TLS contexts for a server on 127.0.0.1 and for a client that trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = tmp_path_factory.mktemp("tls") / "both.pem"
-    pem.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pem)
-    return server, ssl.create_default_context(cafile=str(pem))
-
-
-async def test_https_and_never_down_to_http(
-    store: Store, tls: tuple[ssl.SSLContext, ssl.SSLContext]
-) -> None:
-    settings = HttpSettings(attempts=1, trust_env=False, ssl_context=tls[1])
-    with ScriptedServer(with_ranges) as plain:
-        with ScriptedServer(lambda _: redirect(plain.url), tls=tls[0]) as secure:
-            error = await refused(store, secure.url, settings=settings)
-        assert "from https down to" in error.message
-        assert plain.asks == []
-    with ScriptedServer(with_ranges, tls=tls[0]) as secure:
-        error = await refused(store, secure.url, settings=HttpSettings(attempts=1, trust_env=False))
-        assert "certificate" in error.message.lower()
-        # Up to https is fine.
-        with ScriptedServer(lambda _: redirect(secure.url)) as plain:
-            await fetch(store, plain.url, settings=settings)
-
-
 # What is refused.
 
 
@@ -523,150 +353,6 @@ async def test_a_server_is_left_alone_while_peers_deliver(store: Store) -> None:
         with trio.move_on_after(0.1):
             await job.run()
     assert server.connections == 0
-
-
-class HandLink:
-    """A link whose requests the test gives by hand; what is written goes into a real partial."""
-
-    def __init__(self, store: Store) -> None:
-        self.hash = Hash(blake3(DATA).digest())
-        self.table = table_of(DATA)
-        self.partial = store.start_partial(self.table, self.hash)
-        self.requests: list[int] = []
-        self.announced: list[set[int]] = [set()]
-        self.arrivals: list[int] = []
-        self.is_cancelled: Callable[[int], bool] = lambda _: False
-        self.on_arrival: Callable[[int], None] = lambda _: None
-        self.idle = trio.Event()
-
-    def has(self, bitmap: bytes | None) -> None:
-        n = self.table.n_chunks
-        self.announced.append(set(range(n)) if bitmap is None else set())
-        assert bitmap is None or not any(bitmap)
-
-    def gained(self, indices: Iterable[int]) -> None:
-        self.announced[-1].update(indices)
-
-    def poll_request(self) -> int | None:
-        return self.requests.pop(0) if self.requests else None
-
-    async def next_request(self) -> int:
-        await trio.lowlevel.checkpoint()
-        if not self.requests:
-            self.idle.set()
-            await trio.sleep_forever()
-        return self.requests.pop(0)
-
-    def cancelled(self, index: int) -> bool:
-        return self.is_cancelled(index)
-
-    def wants(self, index: int) -> bool:
-        return not self.partial.has(index)
-
-    def write(self, index: int, data: Buffer) -> bool:
-        return self.partial.write(index, data)
-
-    def arrived(self, index: int) -> None:
-        self.arrivals.append(index)
-        self.on_arrival(index)
-
-    def failed(self, index: int, reason: str) -> None:
-        raise AssertionError(f"chunk {index} failed: {reason}")
-
-    def corrupt(self, index: int) -> None:
-        raise AssertionError(f"chunk {index} is corrupt")
-
-    async def drive(self, url: str, *, settings: HttpSettings = QUICK) -> None:
-        """Run a source until nothing is left that it was asked for."""
-        source = HttpSource(url, size=SIZE, chunk_size=CHUNK, connections=1, settings=settings)
-        with trio.fail_after(30):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(source.run, self)
-                await self.idle.wait()
-                nursery.cancel_scope.cancel()
-        self.partial.close()
-
-
-async def test_a_cancelled_request_is_not_read_to_its_end(store: Store) -> None:
-    link = HandLink(store)
-    link.requests = [5, 6, 7]
-    looks = {6: 0, 7: 0}
-
-    def cancelled(index: int) -> bool:
-        if index in looks:
-            looks[index] += 1
-        return looks.get(index, 0) > 1  # after the request was sent
-
-    link.is_cancelled = cancelled
-
-    def script(ask: Ask) -> Answer:
-        answer = part(ask, DATA, ETAG)
-        if ask.number:
-            answer.send, answer.stall = 1000, True  # the rest would never come
-        return answer
-
-    with ScriptedServer(script) as server:
-        await link.drive(server.url)
-        assert link.arrivals == [5]
-        assert len(server.asks) == 3
-
-
-async def test_a_request_cancelled_between_two_tries_is_dropped(store: Store) -> None:
-    link = HandLink(store)
-    link.requests = [5]
-    with ScriptedServer(lambda ask: part(ask, DATA, send=0)) as server:
-        link.is_cancelled = lambda _: bool(server.asks)
-        await link.drive(server.url)
-        assert len(server.asks) == 1
-    assert link.arrivals == []
-
-
-async def test_a_stream_offers_only_what_comes_soon_and_waits_to_be_asked(store: Store) -> None:
-    link = HandLink(store)
-    link.requests = [9, 2]  # 9 lapses when the server turns out to give no ranges
-    with ScriptedServer(without_ranges) as server:
-        await link.drive(server.url)
-        assert len(server.asks) == 1
-    # What lay before the chunk asked for was missing too, so it was kept.
-    assert link.arrivals == [0, 1, 2]
-    assert link.announced[1] == set(range(12))
-    assert link.announced[-1] == set(range(3 + 4))
-
-
-async def test_a_stream_skips_what_came_from_elsewhere_and_what_was_cancelled(store: Store) -> None:
-    link = HandLink(store)
-    link.requests = [0, 0]
-
-    def on_arrival(index: int) -> None:
-        if index == 0:
-            for other in (1, 2, 3, 4, 5, 6, 7, 8):
-                link.partial.write(other, DATA[other * CHUNK : (other + 1) * CHUNK])
-            link.requests = [10, 9]
-            link.is_cancelled = lambda index: index == 10
-
-    link.on_arrival = on_arrival
-    with ScriptedServer(without_ranges) as server:
-        await link.drive(server.url)
-    assert link.arrivals == [0, 9]
-
-
-async def test_a_complete_stream_asks_for_nothing_more(store: Store) -> None:
-    link = HandLink(store)
-    link.requests = [0, *range(12)]
-    with ScriptedServer(without_ranges) as server:
-        await link.drive(server.url)
-        assert len(server.asks) == 1
-    assert link.arrivals == list(range(12))
-
-
-async def test_a_stream_for_what_is_all_here_is_not_read(store: Store) -> None:
-    link = HandLink(store)
-    for index in range(12):
-        link.partial.write(index, DATA[index * CHUNK : (index + 1) * CHUNK])
-    link.requests = [0]
-    with ScriptedServer(without_ranges) as server:
-        await link.drive(server.url)
-    assert link.arrivals == []
 
 
 @pytest.mark.parametrize("script", [with_ranges, without_ranges])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from transfer_support import CHUNK, MemorySource, hash_of
+from transfer_support import CHUNK, MemorySource, World, hash_of, make_data
 
 from peatnet.errors import (
     HttpSourceError,
@@ -21,12 +21,19 @@ from peatnet.swarm import Tier
 from peatnet.transfer import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from transfer_support import World
     from trio.testing import MockClock
 
     from peatnet.transfer import SourceLink
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, make_data(12))
+    yield made
+    made.close()
 
 
 def assert_complete(world: World) -> None:
