@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from peatnet.datadir import unusable
 from peatnet.errors import ConfigError
 
 # A config.toml is written by hand; one larger than this is something else.
@@ -82,6 +83,7 @@ def load_config(data_dir: Path | None = None, **overrides: Any) -> Config:
 
     Raises:
         ConfigError: config.toml cannot be read, or a key is unknown or has a value that cannot be used.
+        StorageError: the data directory cannot be looked into.
     """
     directory = (data_dir or default_data_dir()).expanduser().absolute()
     path = directory / "config.toml"
@@ -112,7 +114,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except NotADirectoryError:
         return {}  # opening the data directory says this better
     except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+        if not os.access(path.parent, os.R_OK | os.X_OK):
+            raise unusable(path.parent, exc) from exc
+        raise ConfigError(
+            f"{path}: cannot be read: {exc.strerror}", hint="check its owner and mode"
+        ) from exc
     if len(text) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
     try:

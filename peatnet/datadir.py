@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 LOCK_NAME = "lock"
 
 
+def unusable(path: Path, exc: OSError) -> StorageError:
+    """The error for a data directory that the operating system does not let us use."""
+    return StorageError(
+        f"the data directory {path} cannot be used: {exc.strerror}",
+        hint="check its owner and mode, or choose another one with --data-dir",
+    )
+
+
 @contextmanager
 def locked_data_dir(path: Path) -> Iterator[None]:
     """Hold the data directory for as long as the context lasts; makes it (mode 0700) where it is missing.
@@ -34,10 +42,7 @@ def locked_data_dir(path: Path) -> Iterator[None]:
             path.chmod(0o700)
         fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise StorageError(
-            f"the data directory {path} cannot be used: {exc.strerror}",
-            hint="check its owner and mode, or choose another one with --data-dir",
-        ) from exc
+        raise unusable(path, exc) from exc
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

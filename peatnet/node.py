@@ -104,12 +104,15 @@ class Node:
 
         Raises:
             NotFound: there is no such file.
+            UsageError: it is no regular file, or an empty one.
             IntegrityError: the file is not what the manifest says.
             InvalidManifest: the manifest, filled in, breaks a rule.
             DiskFull, StorageError: the store cannot take it.
 
         Cancellation: nothing is added, nothing is published.
         """
+        if not await trio.to_thread.run_sync(path.exists):
+            raise NotFound(f"there is no file {path}", hint="check the path")
         add = partial(self._library.store.add_file, path, mode=mode, progress=cancellable(progress))
         info = await trio.to_thread.run_sync(add)
         wrong = check_against(manifest, info)

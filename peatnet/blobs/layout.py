@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from peatnet.blobs.durable import make_dir
 from peatnet.blobs.hashes import Hash
 from peatnet.blobs.oserrors import os_errors
-from peatnet.errors import UsageError
+from peatnet.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,15 @@ class Layout:
         """Make the directories that are missing.
 
         Raises:
-            StorageError: one cannot be made, or something that is no directory is in the way.
+            StorageError: one cannot be made or used, or something that is no directory is in the way.
         """
         for directory in (self.blobs, self.partial, self.models):
             make_dir(directory)
+            if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+                raise StorageError(
+                    f"the directory {directory} cannot be used: permission denied",
+                    hint="check its owner and mode",
+                )
 
     def blob(self, blob: Hash) -> Path:
         """The complete blob."""
