@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _HASH_DIGITS = 64
 
+# Finding a node on the local network and reading its catalogue takes two or three seconds.
+_HEAR_WITHIN_S = 10.0
+
 # What a verb does in a worker thread cannot always be cut short. A process that was told to stop ends after
 # this time all the same; the store is made to survive that.
 STOP_WITHIN_S = 3.0
@@ -56,15 +59,16 @@ async def _run(
 ) -> Any:
     outcome: Any = None
     interrupted = False
+    watchdog = threading.Timer(STOP_WITHIN_S, os._exit, [EXIT_INTERRUPTED])
+    watchdog.daemon = True
 
     async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         nonlocal interrupted
         async for _ in signals:
             interrupted = True
             scope.cancel()
-            watchdog = threading.Timer(STOP_WITHIN_S, os._exit, [EXIT_INTERRUPTED])
-            watchdog.daemon = True
-            watchdog.start()
+            if not watchdog.is_alive():
+                watchdog.start()
 
     try:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -74,6 +78,8 @@ async def _run(
                 nursery.cancel_scope.cancel()
     except* PeatnetError as group:
         outcome = first_error(group)
+    finally:
+        watchdog.cancel()
     if interrupted:
         raise KeyboardInterrupt
     return outcome
@@ -111,7 +117,9 @@ async def _needs_peers(node: Node, params: GetParams) -> bool:
 
 async def _hear_of(node: Node, reference: str) -> None:
     """Wait until the peers have told what this model is; a whole hash needs no telling."""
-    with trio.move_on_after(node.config.give_up_after_s):
+    if not (node.config.mdns or node.config.peers):
+        return
+    with trio.move_on_after(min(_HEAR_WITHIN_S, node.config.give_up_after_s)):
         async with node.subscribe() as changes:
             while len(reference) != _HASH_DIGITS:
                 try:

@@ -17,7 +17,7 @@ import trio
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from peatnet.blobs import AddMode
-from peatnet.errors import PeatnetError, UsageError
+from peatnet.errors import NotFound, PeatnetError, StorageError, UsageError
 from peatnet.models import ModelManifest
 from peatnet.views import SourceChoice
 
@@ -150,7 +150,14 @@ async def _publish(node: Node, params: PublishParams, emit: Emit) -> Any:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0  # publishing tells what is wrong with it
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory", hint="publish a single file")
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise NotFound(f"{path}: no such file") from exc
+    except OSError as exc:
+        raise StorageError(f"{path}: {exc.strerror}") from exc
 
 
 async def _models(node: Node, _params: NoParams, _emit: Emit) -> Any:

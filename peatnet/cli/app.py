@@ -126,7 +126,7 @@ def _report(exc: Exception, invocation: Invocation) -> int:
         return report(_usage_error(error), as_json="--json" in sys.argv)
     if isinstance(error, PeatnetError):
         return report(error, as_json=invocation.json, verbose=invocation.verbose)
-    return report_bug(exc, verbose=invocation.verbose)
+    return report_bug(exc, error, verbose=invocation.verbose)
 
 
 def _usage_error(error: Exception) -> UsageError:

@@ -45,6 +45,7 @@ class Demo:
     others: list[DemoNode]
     expected_hash: str = ""
     published: threading.Event = field(default_factory=threading.Event)
+    in_line: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     fetching: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
     failure: PeatnetError | None = None
@@ -177,8 +178,13 @@ def _fetch(demo: Demo, node: DemoNode) -> None:
     _wait(demo, demo.published)
     node.state = "listening"
     _wait_for_model(demo, node)
+    if not node.late:
+        node.state = "in line"
+        demo.in_line.release()
+        if node is demo.others[0]:
+            _gather(demo)
+        _wait(demo, demo.fetching)
     node.state = "fetching"
-    demo.fetching.set()
 
     def progressed(progress: dict[str, Any]) -> None:
         node.progress = progress
@@ -190,6 +196,15 @@ def _fetch(demo: Demo, node: DemoNode) -> None:
         raise IntegrityError(f"{result['path']} is not the file that was published")
     node.result = result
     node.state = "done"
+
+
+def _gather(demo: Demo) -> None:
+    """Let the nodes that are not late begin together, so that they have something to give each other."""
+    for node in demo.others:
+        while not node.late and not demo.in_line.acquire(timeout=_DRAW_EVERY_S):
+            if demo.stopping.is_set():
+                raise NodeUnreachable("the demo was stopped")
+    demo.fetching.set()
 
 
 def _wait_for_model(demo: Demo, node: DemoNode) -> None:

@@ -31,7 +31,7 @@ def draft_manifest(
         options: manifest fields by name; None means "not given".
 
     Returns:
-        The manifest's JSON object, and a remark for each field that was neither given nor a plain default.
+        The manifest's JSON object, and a sentence each on what was guessed and what was assumed.
 
     Raises:
         UsageError: there is no model id.
@@ -81,21 +81,23 @@ def _spell(fields: dict[str, Any]) -> None:
 
 def _guess(file_name: str, fields: dict[str, Any]) -> list[str]:
     guess = guess_from_filename(file_name)
-    remarks: list[str] = []
+    told: list[str] = []
+    assumed: list[str] = []
 
     def fill(field: str, option: str, guessed: str | None, otherwise: str) -> None:
-        if field in fields:
-            return
-        fields[field] = guessed or otherwise
-        remarks.append(
-            f"{option} {guessed} (from the file's name)"
-            if guessed
-            else f"{option} {otherwise} (a default: the file's name does not tell)"
-        )
+        if field not in fields:
+            fields[field] = guessed or otherwise
+            (told if guessed else assumed).append(f"{option} {fields[field]}")
 
+    fill("model_type", "type", guess.model_type, "custom")
     fill("format", "format", guess.format, ModelFormat.GGUF)
     # Q4_K_M, the manifest's own default, is a thing of GGUF files.
     plain = Quant.Q4_K_M if fields["format"] == ModelFormat.GGUF else Quant.F32
     fill("quantization", "quantization", guess.quantization, plain)
-    fill("model_type", "type", guess.model_type, "custom")
+    remarks = []
+    if told:
+        remarks.append(f"guessed from the file's name: {', '.join(told)}")
+    if assumed:
+        options = ", ".join(f"--{entry.split()[0]}" for entry in assumed)
+        remarks.append(f"assumed: {', '.join(assumed)} (set with {options})")
     return remarks

@@ -38,14 +38,19 @@ def report(error: PeatnetError, *, as_json: bool, verbose: bool = False) -> int:
     return error.exit_code
 
 
-def report_bug(error: BaseException, *, verbose: bool) -> int:
+def report_bug(caught: BaseException, error: BaseException, *, verbose: bool) -> int:
     """Say that peatnet itself is at fault; the traceback comes with ``-v``.
+
+    Args:
+        caught: what the traceback is made of.
+        error: the one exception in it to talk about.
+        verbose: show the traceback.
 
     Returns:
         The exit code for bugs.
     """
     if verbose:
-        traceback.print_exception(error)
+        traceback.print_exception(caught)
     _line(f"{_style('error:', '1;31')} {type(error).__name__}: {safe(str(error))}")
     advice = (
         "please report it" if verbose else "run the command again with -v and report what it says"

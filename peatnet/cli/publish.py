@@ -169,9 +169,7 @@ def publish(
         },
     )
     for remark in remarks:
-        note(f"assumed {remark}")
-    if remarks:
-        note("(--format, --quantization and --type say otherwise)")
+        note(remark)
     params = {
         "path": str(path),
         "manifest": drafted,

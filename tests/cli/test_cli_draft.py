@@ -24,16 +24,17 @@ def test_the_files_name_tells_what_nobody_said() -> None:
     drafted, remarks = draft_manifest("mistral-7b-instruct-q5_k_m.gguf", None, {"model_id": "m7"})
     assert (drafted["format"], drafted["quantization"]) == ("gguf", "Q5_K_M")
     assert drafted["name"] == "m7"
-    assert "format gguf (from the file's name)" in remarks
-    assert "quantization Q5_K_M (from the file's name)" in remarks
+    assert remarks[0].startswith("guessed from the file's name: ")
+    assert "format gguf, quantization Q5_K_M" in remarks[0]
 
 
 def test_what_nothing_tells_is_a_default_and_said() -> None:
     drafted, remarks = draft_manifest("weights.bin", None, {"model_id": "m"})
     assert (drafted["format"], drafted["quantization"]) == ("gguf", "Q4_K_M")
     assert (drafted["version"], drafted["license"]) == ("1.0.0", "Apache-2.0")
-    assert all("a default" in remark for remark in remarks)
-    assert [remark.split()[0] for remark in remarks] == ["format", "quantization", "type"]
+    assert remarks == [
+        "assumed: type custom, format gguf, quantization Q4_K_M (set with --type, --format, --quantization)"
+    ]
     # Q4_K_M means nothing in safetensors.
     assert draft_manifest("m.safetensors", None, {"model_id": "m"})[0]["quantization"] == "F32"
 
