@@ -28,6 +28,7 @@ def environment(data_dir: Path) -> dict[str, str]:
     env["HOME"] = str(data_dir.parent)
     env["COLUMNS"] = "200"
     env["NO_COLOR"] = "1"
+    env["PYTHONPATH"] = str(SUPPORT.parent.parent)  # for the rogue programs, which are not modules
     env.pop("XDG_DATA_HOME", None)
     return env
 
@@ -305,22 +306,20 @@ class Node:
         assert found is not None
         return found
 
-    def wait_log(self, text: str, timeout: float = 30) -> str:
-        """Waits for a line in the node's log that holds a text, and returns the line."""
+    def wait_log(self, *texts: str, timeout: float = 30) -> str:
+        """Waits for a line in the node's log that holds all these texts, and returns the line."""
 
         def line() -> str | None:
-            return next((line for line in self.log().splitlines() if text in line), None)
+            lines = self.log().splitlines()
+            return next((line for line in lines if all(text in line for text in texts)), None)
 
-        found = wait_until(line, timeout, what=f"{self.name} to log {text!r}")
+        found = wait_until(line, timeout, what=f"{self.name} to log {texts}")
         assert found is not None
         return found
 
     def wait_connected(self, other: Node, timeout: float = 30) -> None:
         wait_until(
-            lambda: any(
-                peer["peer_id"] == other.peer_id and peer["connected"]
-                for peer in self.call("peers")
-            ),
+            lambda: other.peer_id in self.connected(),
             timeout,
             what=f"{self.name} to be connected to {other.name}",
         )
@@ -339,6 +338,9 @@ class Node:
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in keys.items()]
         (self.data_dir / "config.toml").write_text("".join(lines))
         return self
+
+    def connected(self) -> set[str]:
+        return {peer["peer_id"] for peer in self.call("peers") if peer["connected"]}
 
     def banned(self) -> set[str]:
         return {peer["peer_id"] for peer in self.call("peers") if peer["banned_until"]}

@@ -178,6 +178,8 @@ async def main(target: str) -> None:
                 step = json.loads(line)
                 if step["do"] == "host":
                     if scope is not None:
+                        with trio.move_on_after(5):
+                            await stranger.host.disconnect(stranger.target.peer_id)
                         scope.cancel()
                     stranger, scope = await nursery.start(
                         run_host, target, bytes.fromhex(step["seed"])

@@ -30,7 +30,7 @@ def assert_not_ready(node: Node, model_id: str) -> None:
     (view,) = [view for view in node.json("models") if view["model_id"] == model_id]
     assert view["status"] not in {"ready", "loaded"}
     assert view["local_path"] is None
-    assert not (node.data_dir / "models" / model_id).exists()
+    assert not list((node.data_dir / "models" / model_id).glob("*"))
 
 
 def test_a_manifest_that_lies_about_what_peers_hold(cluster: Cluster, tmp_path: Path) -> None:

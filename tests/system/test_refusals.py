@@ -20,6 +20,7 @@ from peatnet.errors import (
     DiskFull,
     InvalidManifest,
     ListenError,
+    NoSource,
     NotFound,
     PeatnetError,
     StorageError,
@@ -182,7 +183,7 @@ def test_a_hostile_model_id(tmp_path: Path, model: Path, model_id: str) -> None:
     ("words", "error"),
     [
         (("get", "nobody"), NotFound),
-        (("get", "0" * 64), NotFound),
+        (("get", "0" * 64), NoSource),
         (("show", "m@9"), NotFound),
         (("withdraw", "nobody@1"), NotFound),
         (("publish", "/nowhere/model.gguf", "--id", "x"), NotFound),
@@ -206,7 +207,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with one model, m@1.0.0."""
     root = tmp_path_factory.mktemp("known")
     peatnet(root / "node", "publish", make_model(root / "a.safetensors", MIB), "--id", "m").ok()
-    return root / "node"
+    return Node("node", root / "node", root / "logs").configure(give_up_after_s=0.5).data_dir
 
 
 def test_force_overwrites_and_nothing_else_does(known: Path, tmp_path: Path) -> None:
