@@ -148,14 +148,17 @@ class _VerbResponse(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         latest = _Latest()
+        outcomes: list[dict[str, Any]] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
             nursery.start_soon(_tell_progress, latest, send)
-            outcome = await self._outcome(latest)
+            outcomes.append(await self._outcome(latest))
             nursery.cancel_scope.cancel()
+        if not outcomes:
+            return  # the client has gone, and its verb was cancelled
         if (progress := latest.take()) is not None:
             await _send_line(send, {"progress": progress})
-        await _send_line(send, outcome)
+        await _send_line(send, outcomes[0])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _outcome(self, latest: _Latest) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class DemoNode:
             raise AssertionError("Popen was told to make a pipe")
         line = self._process.stdout.readline()
         if not line:
-            raise NodeUnreachable(f"{self.name} ended while starting:\n{self.log_tail()}")
+            raise NodeUnreachable("the node ended while it was starting", hint="see its log above")
         hello = json.loads(line)
         self.peer_id, self.addrs = hello["peer_id"], hello["addrs"]
         self.state = "ready"
@@ -89,5 +89,7 @@ class DemoNode:
 
     def log_tail(self) -> str:
         """The last lines of its log."""
+        if not self.log_path.exists():
+            return ""
         lines = self.log_path.read_text(errors="replace").splitlines()
         return "\n".join(f"  {line}" for line in lines[-_LOG_TAIL_LINES:])

@@ -142,6 +142,9 @@ def _run(demo: Demo) -> None:
         for thread in threads:
             thread.join()
     if demo.failure is not None:
+        for node in demo.nodes:
+            if node.state == "failed" and (tail := node.log_tail()):
+                note(f"the end of {node.name}'s log:\n{tail}")
         raise demo.failure
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column
 from rich.text import Text
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # More sources than this are summed up: the line must stay one line.
 _SOURCES_SHOWN = 4
+
+# A whole hash would push the bar off the line.
+_LABEL_CHARS = 32
 
 
 class _Bar(Progress):
@@ -40,7 +44,9 @@ def fetch_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
         if bar is None:
             yield None
             return
-        task = bar.add_task(label, total=None, amount="", speed="looking for sources")
+        task = bar.add_task(
+            escape(_short(label)), total=None, amount="", speed="looking for sources"
+        )
 
         def update(progress: dict[str, Any]) -> None:
             rate, left = progress["rate"], progress["eta_s"]
@@ -66,13 +72,17 @@ def hash_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
         if bar is None:
             yield None
             return
-        task = bar.add_task(label, total=None, amount="")
+        task = bar.add_task(escape(_short(label)), total=None, amount="")
 
         def update(progress: dict[str, Any]) -> None:
             done, size = progress["hashed_bytes"], progress["size_bytes"]
             bar.update(task, completed=done, total=size, amount=_amount(done, size))
 
         yield update
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LABEL_CHARS else f"{label[: _LABEL_CHARS - 1]}…"
 
 
 def _amount(done: int, size: int) -> str:

@@ -177,4 +177,4 @@ def publish(
     }
     with hash_bar(path.name) as update:
         published = session.call("publish", params, on_progress=update)
-    print_json(published)
+    print_json(published, indent=not session.json)

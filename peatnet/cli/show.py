@@ -24,4 +24,4 @@ def show(
 ) -> None:
     """Print a model's manifest: what it is, what it needs, where its bytes are. Always JSON."""
     session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
-    print_json(session.call("show", {"reference": model}))
+    print_json(session.call("show", {"reference": model}), indent=not session.json)

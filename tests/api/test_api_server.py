@@ -159,7 +159,7 @@ async def test_progress_comes_before_the_result_and_from_any_thread(
 
 
 async def test_a_client_that_leaves_cancels_its_verb(
-    tmp_path: Path, verb: Callable[..., None]
+    tmp_path: Path, verb: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     began, ended = trio.Event(), trio.Event()
 
@@ -170,7 +170,11 @@ async def test_a_client_that_leaves_cancels_its_verb(
         finally:
             ended.set()
 
+    async def nothing(_node: Node, _params: NoParams, _emit: Emit) -> Any:
+        return None
+
     verb("hang", hang)
+    verb("nothing", nothing)
     path = tmp_path / "s"
     async with serving(path):
         stream = await trio.open_unix_socket(str(path))
@@ -179,6 +183,9 @@ async def test_a_client_that_leaves_cancels_its_verb(
         await stream.aclose()
         with trio.fail_after(10):
             await ended.wait()
+        # The server goes on, and has nothing to complain about.
+        assert await ask(ControlClient(path), "nothing") is None
+    assert caplog.text == ""
 
 
 async def test_the_server_ends_with_verbs_under_way_and_clients_that_do_not_read(

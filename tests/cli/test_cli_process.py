@@ -138,18 +138,21 @@ def test_control_c_while_hashing_publishes_nothing(data: Path, tmp_path: Path) -
         file.truncate(64 << 30)  # sparse; hashing it takes a minute at least
     (tmp_path / "data").mkdir()
     (data / "config.toml").write_text("free_floor_bytes = 0\n")
-    publishing = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "peatnet", "publish", str(big), "--id", "big", "--mode", "hardlink"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(data),
         text=True,
-    )
-    wait_until(
-        lambda: "big.gguf" in _open_files(publishing.pid) or None, 30, what="hashing to begin"
-    )
-    publishing.send_signal(signal.SIGINT)
-    out, err = publishing.communicate(timeout=30)
+    ) as publishing:
+        try:
+            wait_until(
+                lambda: "big.gguf" in _open_files(publishing.pid) or None, 30, what="hashing"
+            )
+            publishing.send_signal(signal.SIGINT)
+            out, err = publishing.communicate(timeout=30)
+        finally:
+            publishing.kill()
     assert (publishing.returncode, out) == (130, "")
     assert "Traceback" not in err
     assert peatnet(data, "models", "--json").json() == []
