@@ -100,7 +100,10 @@ class Session:
 
     def is_initialized(self) -> bool:
         """Whether the data directory holds a node's identity."""
-        return (self.config.data_dir / "identity.key").exists()
+        try:
+            return (self.config.data_dir / "identity.key").exists()
+        except OSError:
+            return False  # opening the data directory says what is wrong with it
 
     def node_is_running(self) -> bool:
         """Whether a node runs on the data directory."""
