@@ -1,4 +1,4 @@
 """What tests between real processes need: nodes, an HTTP server that can misbehave, a slow proxy.
 
-Plain helpers, no fixtures; tests/conftest.py makes fixtures of them.
+Plain helpers, no fixtures; tests/system/conftest.py makes fixtures of them.
 """

@@ -155,33 +155,35 @@ async def run_host(target: str, seed: bytes, *, task_status: Any) -> None:
     )
     pubsub = Pubsub(host, gossip, strict_signing=True)
     pubsub.counter = time.time_ns()
-    with trio.CancelScope() as scope:
-        async with (
-            host.run(listen_addrs=[Multiaddr("/ip4/127.0.0.1/tcp/0")]),
-            background_trio_service(pubsub),
-            background_trio_service(gossip),
-        ):
-            await pubsub.wait_until_ready()
-            stranger = Stranger(host, pubsub, target)
-            await host.connect(stranger.target)
-            task_status.started((stranger, scope))
-            await trio.sleep_forever()
+    leave, left = trio.Event(), trio.Event()
+    async with (
+        host.run(listen_addrs=[Multiaddr("/ip4/127.0.0.1/tcp/0")]),
+        background_trio_service(pubsub),
+        background_trio_service(gossip),
+    ):
+        await pubsub.wait_until_ready()
+        stranger = Stranger(host, pubsub, target)
+        await host.connect(stranger.target)
+        task_status.started((stranger, leave, left))
+        await leave.wait()  # cancelling py-libp2p's host would leave its listener open
+        await host.disconnect(stranger.target.peer_id)
+    left.set()
 
 
 async def main(target: str) -> None:
     async with trio.open_nursery() as nursery:
-        scope: trio.CancelScope | None = None
+        leave, left = trio.Event(), trio.Event()
+        left.set()
         rest = b""
         async for data in trio.lowlevel.FdStream(os.dup(0)):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 step = json.loads(line)
                 if step["do"] == "host":
-                    if scope is not None:
-                        with trio.move_on_after(5):
-                            await stranger.host.disconnect(stranger.target.peer_id)
-                        scope.cancel()
-                    stranger, scope = await nursery.start(
+                    leave.set()
+                    with trio.move_on_after(STEP_TIMEOUT):
+                        await left.wait()
+                    stranger, leave, left = await nursery.start(
                         run_host, target, bytes.fromhex(step["seed"])
                     )
                     answer = {"peer_id": str(stranger.host.get_id())}

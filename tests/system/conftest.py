@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share. Helpers stand in tests/support, importable as `support`."""
+"""Nodes as processes, for every test here. Helpers stand in tests/support, importable as `support`."""
 
 from __future__ import annotations
 
