@@ -5,6 +5,7 @@ Only TCP over IPv4, IPv6 or DNS names is dialled or listened on; everything else
 
 from __future__ import annotations
 
+import errno
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import psutil
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
-from peatnet.errors import RemoteProtocolError, UsageError
+from peatnet.errors import ListenError, RemoteProtocolError, UsageError
 from peatnet.records import PeerId
 
 if TYPE_CHECKING:
@@ -72,6 +73,30 @@ def parse_listen_address(text: str) -> tuple[str, int]:
         )
     except (MultiaddrError, ValueError) as exc:
         raise UsageError(f"{text!r} is not a multiaddr: {exc}", hint=hint) from exc
+
+
+def check_can_listen(text: str) -> None:
+    """Bind a listening address once, since py-libp2p does not say why it could not.
+
+    Raises:
+        ListenError: it cannot be bound.
+        UsageError: it is not of the form above.
+    """
+    host, port = parse_listen_address(text)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            hints = {
+                errno.EADDRINUSE: "another program listens there; choose another port with --listen",
+                errno.EADDRNOTAVAIL: "this machine has no such address; see `ip address`",
+                errno.EACCES: "ports below 1024 need privileges; choose a higher one",
+            }
+            raise ListenError(
+                f"cannot listen on {text}: {exc.strerror}", hint=hints.get(exc.errno or 0)
+            ) from exc
 
 
 def announced_by_peer(raw: Iterable[bytes]) -> list[str]:

@@ -178,5 +178,9 @@ def decode_reply(fields: Fields) -> Reply:
     if kind == "table":
         return TableReply(number)
     if kind == "no":
-        return Refusal(number, fields.text("e", MAX_REASON))
+        reason = fields.text("e", MAX_REASON)
+        if not reason.isascii() or not reason.isalpha():
+            # It goes into logs and error messages.
+            raise RemoteProtocolError("field 'e': one word of letters is needed")
+        return Refusal(number, reason)
     raise RemoteProtocolError(f"unknown reply {kind!r}")

@@ -6,6 +6,7 @@ number of streams. What is being downloaded is served as soon as it is verified.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -34,6 +35,8 @@ IDLE_TIMEOUT = 120.0
 # buffer, so this bounds memory: 64 buffers of 1 MiB, usually.
 MAX_STREAMS_PER_PEER = 16
 MAX_STREAMS = 64
+# When all are taken, one that has asked nothing for this long gives way: an honest downloader opens another.
+GIVES_WAY_AFTER = 5.0
 
 
 class BlobServer:
@@ -45,7 +48,7 @@ class BlobServer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._streams: dict[str, int] = {}
+        self._sessions: dict[str, list[_Session]] = {}
         # Reads share the disk with downloads; more readers at once than this make it slower, not faster.
         self._disk = trio.CapacityLimiter(8)
 
@@ -56,25 +59,32 @@ class BlobServer:
             PeerLost: the stream ended.
             RemoteProtocolError: the peer sent something that is no request.
         """
-        peer = frames.peer_id
-        mine = self._streams.get(peer, 0)
-        if mine >= MAX_STREAMS_PER_PEER or sum(self._streams.values()) >= MAX_STREAMS:
-            request = await self._next_request(frames)
+        mine = self._sessions.setdefault(frames.peer_id, [])
+        if len(mine) >= MAX_STREAMS_PER_PEER or not self._make_room():
+            request = decode_request((await frames.receive(max_payload=0)).fields)
             await frames.send(Refusal(request.number, "busy").header())
-            await frames.finish()
             return
-        self._streams[peer] = mine + 1
+        session = _Session(self._store, frames, self._disk)
+        mine.append(session)
         try:
-            await _Session(self._store, frames, self._disk).run()
+            with session.scope:
+                await session.run()
         finally:
-            self._streams[peer] -= 1
-            if not self._streams[peer]:
-                del self._streams[peer]
+            mine.remove(session)
+            if not mine:
+                self._sessions.pop(frames.peer_id, None)
 
-    @staticmethod
-    async def _next_request(frames: FrameStream) -> Request:
-        frame = await frames.receive(max_payload=0, patience=IDLE_TIMEOUT)
-        return decode_request(frame.fields)
+    def _make_room(self) -> bool:
+        """See to it that one more stream can be served; False where all are in use."""
+        sessions = [session for group in self._sessions.values() for session in group]
+        if len(sessions) < MAX_STREAMS:
+            return True
+        idle_longest = min(sessions, key=lambda session: session.idle_since)
+        if trio.current_time() - idle_longest.idle_since < GIVES_WAY_AFTER:
+            return False
+        idle_longest.idle_since = math.inf  # on its way out
+        idle_longest.scope.cancel()
+        return True
 
 
 class _Session:
@@ -87,12 +97,16 @@ class _Session:
         self._blob: Hash | None = None
         self._reader: Reader | None = None
         self._buffer = bytearray()
+        self.scope = trio.CancelScope()
+        self.idle_since = trio.current_time()  # infinite while a request is answered
 
     async def run(self) -> None:
         try:
             while True:
                 frame = await self._frames.receive(max_payload=0, patience=IDLE_TIMEOUT)
+                self.idle_since = math.inf
                 await self._answer(decode_request(frame.fields))
+                self.idle_since = trio.current_time()
         finally:
             if self._reader is not None:
                 self._reader.close()

@@ -18,6 +18,7 @@ before it. Everything is bounded in count, size and time.
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from peatnet.errors import PeerLost, RemoteProtocolError
+from peatnet.net.standing import Allowance
 from peatnet.records import (
     MAX_ENVELOPE,
     SUMMARY_BYTES,
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
 # One exchange, whole. A catalogue of 10,000 records of 2 KiB is 20 MiB.
 SESSION_TIMEOUT = 120.0
 MAX_SLOTS = 100_000
+# Exchanges that others may ask for at once, and that one peer may ask for over time: a summary of a large
+# catalogue takes us longer to make than it takes to ask for.
+MAX_ANSWERS = 16
+ASK_RATE = 0.5
+ASK_BURST = 8.0
+MAX_ASKERS = 1024
 # Batches are filled up to this, which leaves room for one more record within the payload bound.
 BATCH_BYTES = 256 * 1024
 MAX_BATCH = BATCH_BYTES + MAX_ENVELOPE + 4
@@ -61,6 +69,8 @@ class CatalogueSync:
     def __init__(self, catalogue: Catalogue, offer: Offer) -> None:
         self._catalogue = catalogue
         self._offer = offer
+        self._answering: set[str] = set()
+        self._allowances: OrderedDict[str, Allowance] = OrderedDict()
 
     async def ask(self, frames: FrameStream) -> None:
         """Bring both catalogues together, as the side that opened the stream.
@@ -85,7 +95,7 @@ class CatalogueSync:
                 if known.get(item.slot, (-1, b"")) < (item.sequence, item.tie)
             ]
             await frames.send({"t": "want"}, b"".join(wanted))
-            await self._take_records(frames)
+            await self._take_records(frames, len(wanted))
             await self._send_records(frames, self._catalogue.by_slots(lacking))
             kind, _ = await _receive(frames, 0)
             _expect(frames, kind, "end")
@@ -93,10 +103,31 @@ class CatalogueSync:
     async def answer(self, frames: FrameStream) -> None:
         """Bring both catalogues together, as the side that was asked.
 
+        A peer that asks too often, or twice at once, is not answered.
+
         Raises:
             PeerLost: the peer went away or took longer than SESSION_TIMEOUT seconds.
             RemoteProtocolError: it broke the protocol.
         """
+        peer_id = frames.peer_id
+        if peer_id in self._answering or len(self._answering) >= MAX_ANSWERS:
+            return
+        if not self._may_ask(peer_id):
+            return
+        self._answering.add(peer_id)
+        try:
+            await self._answer(frames)
+        finally:
+            self._answering.discard(peer_id)
+
+    def _may_ask(self, peer_id: str) -> bool:
+        allowance = self._allowances.setdefault(peer_id, Allowance(ASK_RATE, ASK_BURST))
+        self._allowances.move_to_end(peer_id)
+        if len(self._allowances) > MAX_ASKERS:
+            self._allowances.popitem(last=False)
+        return allowance.take(trio.current_time())
+
+    async def _answer(self, frames: FrameStream) -> None:
         with _limit(frames):
             kind, frame = await _receive(frames, 0)
             _expect(frames, kind, "digest")
@@ -111,7 +142,7 @@ class CatalogueSync:
                 raise RemoteProtocolError(f"{frames.peer_id}: {len(slots)} bytes of slots")
             wanted = (slots[at : at + SLOT_BYTES] for at in range(0, len(slots), SLOT_BYTES))
             await self._send_records(frames, self._catalogue.by_slots(wanted))
-            await self._take_records(frames)
+            await self._take_records(frames, MAX_SLOTS)
             await frames.send({"t": "end"})
 
     async def _send_records(self, frames: FrameStream, records: list[Record]) -> None:
@@ -119,7 +150,7 @@ class CatalogueSync:
             await frames.send({"t": "records"}, batch)
         await frames.send({"t": "end"})
 
-    async def _take_records(self, frames: FrameStream) -> None:
+    async def _take_records(self, frames: FrameStream, limit: int) -> None:
         count = 0
         while True:
             kind, frame = await _receive(frames, MAX_BATCH)
@@ -128,8 +159,8 @@ class CatalogueSync:
             _expect(frames, kind, "records")
             envelopes = list(_split(frames.peer_id, await frames.read_payload(frame)))
             count += len(envelopes)
-            if not envelopes or count > MAX_SLOTS:
-                raise RemoteProtocolError(f"{frames.peer_id}: {count} records in one exchange")
+            if not envelopes or count > limit:
+                raise RemoteProtocolError(f"{frames.peer_id}: {count} records, not {limit} at most")
             await self._offer(frames.peer_id, envelopes)
 
 

@@ -31,6 +31,8 @@ FIRST_RETRY = 0.5
 LONGEST_RETRY = 60.0
 # A learned peer is forgotten after so many failures in a row.
 LEARNED_FAILURES = 8
+# A connection that ended earlier than this was none: the peer is full, has banned us, or fails.
+LASTING = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +43,7 @@ class _Target:
     addresses: list[str] = field(default_factory=list)
     failures: int = 0
     next_try: float = 0.0
+    connected_at: float = 0.0
     dialling: bool = False
 
 
@@ -62,6 +65,8 @@ class Dialer:
 
     def want(self, peer_id: str, addresses: Iterable[str]) -> None:
         """Stay connected to this peer for ever; what the operator asked for."""
+        if peer_id == self._host.peer_id:
+            return
         target = self._targets.setdefault(peer_id, _Target(named=True))
         target.named = True
         target.addresses = list(dict.fromkeys([*target.addresses, *addresses]))[:MAX_ADDRESSES]
@@ -73,7 +78,7 @@ class Dialer:
             return
         target = self._targets.get(peer_id)
         if target is None:
-            if len(self._targets) >= MAX_LEARNED:
+            if len(self._targets) >= MAX_LEARNED and not self._forget_one():
                 return
             target = self._targets[peer_id] = _Target(named=False)
         news = list(addresses)[:MAX_ADDRESSES]
@@ -83,6 +88,18 @@ class Dialer:
             # The operator's addresses stay first.
             target.addresses = list(dict.fromkeys([*target.addresses, *news]))[:MAX_ADDRESSES]
         self._wake.set()
+
+    def _forget_one(self) -> bool:
+        """Forget the learned peer that has failed most; False where none has failed."""
+        peer_id = max(
+            (peer for peer, target in self._targets.items() if not target.named),
+            key=lambda peer: self._targets[peer].failures,
+            default=None,
+        )
+        if peer_id is None or not self._targets[peer_id].failures:
+            return False
+        del self._targets[peer_id]
+        return True
 
     def known(self) -> dict[str, list[str]]:
         """All peers that can be dialled, with their addresses."""
@@ -122,7 +139,6 @@ class Dialer:
             async with self._slots:
                 if peer_id not in self._host.connected:
                     await self._host.connect(peer_id, target.addresses)
-            target.failures = 0
         except PeerLost as exc:
             target.failures += 1
             log.debug("dial failed", peer=peer_id, failures=target.failures, reason=exc.message)
@@ -137,6 +153,13 @@ class Dialer:
         delay = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(target.failures, 16))
         target.next_try = trio.current_time() + delay * self._rng.uniform(0.75, 1.25)
 
-    def _connection_changed(self, _peer_id: str, *, connected: bool) -> None:
-        if not connected:
-            self._wake.set()
+    def _connection_changed(self, peer_id: str, *, connected: bool) -> None:
+        now = trio.current_time()
+        target = self._targets.get(peer_id)
+        if target is not None and connected:
+            target.connected_at = now
+        elif target is not None:
+            lasted = now - target.connected_at >= LASTING
+            target.failures = 0 if lasted else target.failures + 1
+            self._back_off(target)
+        self._wake.set()

@@ -1,9 +1,8 @@
-"""Frames over a libp2p stream, with the guards that py-libp2p's streams need.
+"""Frames over a libp2p stream, bounded in size and in time.
 
-Three things about py-libp2p 0.8.1 shape this module. The end of a stream, a reset and a killed peer all look
-alike, so only a whole frame counts as a message. A write that is cancelled half-way leaves half a muxer frame
-on the connection, so writes are shielded, and a write that does not end in time costs the whole connection.
-A read may wait for ever on a frozen peer, so every read has a time limit.
+In py-libp2p 0.8.1 the end of a stream, a reset and a killed peer all look alike, so only a whole frame counts as
+a message. A peer may freeze or trickle, so every frame has a time limit, both ways, that grows with its size. A
+frame that was cut half-way leaves the stream useless (the connection is safe, see ``muxer``): it is reset.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import structlog
 import trio
 from libp2p.exceptions import BaseLibp2pError
 
@@ -18,15 +18,21 @@ from peatnet.errors import PeerLost, RemoteProtocolError
 from peatnet.net.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, Fields, pack_prefix, unpack_map
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from libp2p.abc import INetStream
     from typing_extensions import Buffer
 
-# A peer that takes no bytes for this long is gone or frozen. The muxer gives up on a full window after 5 s;
-# this bound is for the socket below it.
-WRITE_TIMEOUT = 20.0
+# The time for a frame, or for what is left of it once it has begun, without its payload; for the payload, the
+# time that it takes at the lowest rate that is of any use.
+FRAME_TIMEOUT = 20.0
+LOWEST_RATE = 16 * 1024
 READ_TIMEOUT = 30.0
+# How long a stream that we have ended is kept for the peer to end it too, so that it can read our last words.
+LINGER = 5.0
+LINGER_READ = 64 * 1024
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,38 +49,40 @@ class FrameStream:
     Args:
         stream: an open libp2p stream with its protocol agreed.
         peer_id: the other end, as Noise proved it.
-        abandon: closes the whole connection to the peer; called when a write had to be cut.
     """
 
-    def __init__(
-        self, stream: INetStream, peer_id: str, abandon: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, stream: INetStream, peer_id: str) -> None:
         self.peer_id = peer_id
         self._stream = stream
-        self._abandon = abandon
         self._send_lock = trio.Lock()
-        self._finished = False
+        self._torn = False
+        self._ended = False
 
     async def send(self, header: Mapping[str, Any], payload: Buffer = b"") -> None:
-        """Send one frame, whole. Cancellation takes effect before or after it, never within.
+        """Send one frame.
+
+        Cancellation: a frame that has begun may be cut. Nothing more can be sent then; reset the stream.
 
         Raises:
-            PeerLost: the peer is gone, or took no bytes for WRITE_TIMEOUT seconds.
+            PeerLost: the peer is gone, or takes bytes too slowly.
         """
         view = memoryview(payload)
         prefix = pack_prefix(header, view.nbytes)
         async with self._send_lock:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_TIMEOUT) as cut:
-                try:
+            if self._torn:
+                raise PeerLost(f"{self.peer_id}: the stream broke earlier")
+            self._torn = True
+            try:
+                with trio.fail_after(_time_for(view.nbytes)):
                     await self._stream.write(prefix)
                     if view.nbytes:
                         # The muxer slices what it is given and copies each slice once: a view is enough.
                         await self._stream.write(cast("bytes", view))
-                except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                    raise PeerLost(f"{self.peer_id}: the stream broke: {exc!r}") from exc
-            if cut.cancelled_caught:
-                await self._abandon()
-                raise PeerLost(f"{self.peer_id}: took no bytes for {WRITE_TIMEOUT:.0f} s")
+            except trio.TooSlowError as exc:
+                raise PeerLost(f"{self.peer_id}: takes bytes too slowly") from exc
+            except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                raise PeerLost(f"{self.peer_id}: the stream broke: {exc!r}") from exc
+            self._torn = False
 
     async def receive(
         self, *, max_payload: int = MAX_PAYLOAD, patience: float = READ_TIMEOUT
@@ -85,20 +93,23 @@ class FrameStream:
             PeerLost: the peer is gone, ended the stream, or sent nothing for ``patience`` seconds.
             RemoteProtocolError: a length over its bound, or a malformed header.
         """
-        prefix = await self._read_exactly(PREFIX.size, patience)
+        first = await self._read_some(PREFIX.size, patience)
+        prefix = first + await self._read(PREFIX.size - len(first))
         header_length, payload_length = PREFIX.unpack(prefix)
         if header_length > MAX_HEADER:
             raise RemoteProtocolError(f"{self.peer_id}: a header of {header_length} bytes")
         if payload_length > max_payload:
             raise RemoteProtocolError(f"{self.peer_id}: a payload of {payload_length} bytes")
-        header = await self._read_exactly(header_length, READ_TIMEOUT)
+        header = await self._read(header_length)
         return Frame(unpack_map(header), payload_length)
 
     async def read_payload(self, frame: Frame) -> bytes:
-        """Read a frame's payload into memory; its length was bounded by ``receive``."""
-        buffer = bytearray(frame.payload_length)
-        await self.read_into(memoryview(buffer))
-        return bytes(buffer)
+        """Read a frame's payload into memory; its length was bounded by ``receive``.
+
+        Raises:
+            PeerLost: the stream ended or stalled before it was whole.
+        """
+        return await self._read(frame.payload_length)
 
     async def read_into(self, view: memoryview) -> None:
         """Fill ``view`` with the next bytes of a payload.
@@ -107,23 +118,24 @@ class FrameStream:
             PeerLost: the stream ended or stalled before ``view`` was full.
         """
         position = 0
+        deadline = trio.current_time() + _time_for(view.nbytes)
         while position < view.nbytes:
-            data = await self._read_some(view.nbytes - position, READ_TIMEOUT)
+            patience = max(0.0, deadline - trio.current_time())
+            data = await self._read_some(view.nbytes - position, patience)
             view[position : position + len(data)] = data
             position += len(data)
 
-    async def _read_exactly(self, count: int, patience: float) -> bytes:
-        data = await self._read_some(count, patience) if count else b""
-        while len(data) < count:
-            data += await self._read_some(count - len(data), READ_TIMEOUT)
-        return data
+    async def _read(self, count: int) -> bytes:
+        buffer = bytearray(count)
+        await self.read_into(memoryview(buffer))
+        return bytes(buffer)
 
     async def _read_some(self, limit: int, patience: float) -> bytes:
         try:
             with trio.fail_after(patience):
                 data = await self._stream.read(limit)
         except trio.TooSlowError as exc:
-            raise PeerLost(f"{self.peer_id}: sent nothing for {patience:.0f} s") from exc
+            raise PeerLost(f"{self.peer_id}: sent too little for {patience:.0f} s") from exc
         except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise PeerLost(f"{self.peer_id}: the stream ended") from exc
         if not data:
@@ -131,20 +143,34 @@ class FrameStream:
         return data
 
     async def finish(self) -> None:
-        """Close the stream in good order: what was sent still arrives. Safe to call more than once."""
-        await self._end(self._stream.close)
+        """End the stream in good order: what was sent still arrives. Safe to call more than once.
+
+        Waits, for LINGER seconds at most, until the peer has ended it too; what it sends till then is lost.
+        """
+        if self._ended:
+            return
+        try:
+            with trio.move_on_after(LINGER):
+                await self._stream.close()
+                while await self._stream.read(LINGER_READ):
+                    pass
+        except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            log.debug("stream finished", peer=self.peer_id, end=repr(exc))
+        finally:
+            await self.reset()
 
     async def reset(self) -> None:
-        """Drop the stream at once, at both ends. Safe to call more than once."""
-        await self._end(self._stream.reset)
-
-    async def _end(self, how: Callable[[], Awaitable[None]]) -> None:
-        if self._finished:
+        """Drop the stream at once, at both ends. Safe to call more than once; not cancelled."""
+        if self._ended:
             return
-        self._finished = True
-        # Unclosed streams count against the connection until opening one hangs: end it even when cancelled.
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_TIMEOUT):
+        self._ended = True
+        # Streams left open count against the connection until opening one hangs. The muxer makes this instant.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + READ_TIMEOUT):
             try:
-                await how()
-            except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError):
-                return  # it had ended already, which is what was wanted
+                await self._stream.reset()
+            except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                log.debug("stream had ended", peer=self.peer_id, end=repr(exc))
+
+
+def _time_for(size: int) -> float:
+    return FRAME_TIMEOUT + size / LOWEST_RATE

@@ -2,12 +2,14 @@
 
 Messages are judged before they are forwarded: what is malformed, forged or stale goes no further, and the one
 who forwarded it answers for it. py-libp2p's own queues drop silently and its rate limit does so too; it is
-switched off, and each forwarder has an allowance here instead. What gossip loses, anti-entropy brings.
+switched off, and forwarders and authors have allowances here instead. What is over an allowance is dropped; only
+a forwarder who goes far beyond it, as no honest one does, offends. What gossip loses, anti-entropy brings.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.validators import signature_validator
 from libp2p.tools.anyio_service import background_trio_service
 
 from peatnet.errors import PeatnetError, RemoteProtocolError
@@ -36,10 +39,20 @@ PRESENCE_TOPIC = "/peatnet/presence/1"
 
 # A whole RPC may carry several messages; gossipsub's control messages are small.
 MAX_RPC = 512 * 1024
-# Messages a second from one forwarder, over both topics, and the burst it may have. A fleet of 100 nodes that
+# News a second from one forwarder, over both topics, and the burst it may have. A fleet of 100 nodes that
 # all say hello at once stays below it.
-MESSAGE_RATE = 100.0
-MESSAGE_BURST = 500.0
+NEWS_RATE = 100.0
+NEWS_BURST = 500.0
+# All that one forwarder sends, repetitions included, as many as a mesh makes. Beyond this it floods.
+FLOOD_RATE = 1000.0
+FLOOD_BURST = 5000.0
+# What one node may say of itself. It keeps to half of that.
+PRESENCE_RATE = 1.0
+PRESENCE_BURST = 20.0
+MAX_REMEMBERED = 4096
+
+# The largest message of each topic.
+LARGEST = {RECORDS_TOPIC: MAX_ENVELOPE, PRESENCE_TOPIC: MAX_PRESENCE}
 
 log = structlog.get_logger(__name__)
 
@@ -47,25 +60,49 @@ JudgeRecord = Callable[[str, bytes], Awaitable[bool]]
 TakePresence = Callable[[str, Presence], None]
 
 
+class _Allowances:
+    """An allowance for each of many, the ones unused for longest forgotten first."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._each: OrderedDict[str, Allowance] = OrderedDict()
+
+    def take(self, name: str) -> bool:
+        allowance = self._each.setdefault(name, Allowance(self._rate, self._burst))
+        self._each.move_to_end(name)
+        if len(self._each) > MAX_REMEMBERED:
+            self._each.popitem(last=False)
+        return allowance.take(trio.current_time())
+
+
 class _GuardedPubsub(Pubsub):
     """Pubsub in which a stranger's garbage ends a stream, not the node."""
 
     def __init__(self, host: Host, router: GossipSub) -> None:
         self._peatnet_host = host
+        self._news = _Allowances(NEWS_RATE, NEWS_BURST)
+        self._all = _Allowances(FLOOD_RATE, FLOOD_BURST)
         super().__init__(
             host.libp2p,
             router,
             strict_signing=True,
             max_inbound_rpc_size=MAX_RPC,
-            allowed_topics={RECORDS_TOPIC, PRESENCE_TOPIC},
+            allowed_topics=set(LARGEST),
         )
         # It starts at whole seconds, so a node restarted soon after a burst would repeat sequence numbers,
         # and its next messages would be taken for duplicates.
         self.counter = time.time_ns()
 
+    def is_peer_blacklisted(self, peer_id: ID) -> bool:
+        # Asked about forwarders and authors. Unlike py-libp2p's own list, bans end.
+        return self._peatnet_host.is_banned(str(peer_id))
+
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        forwarder = str(msg_forwarder)
         try:
-            await super().push_msg(msg_forwarder, msg)
+            if forwarder == self._peatnet_host.peer_id or self._admit(forwarder, msg):
+                await super().push_msg(msg_forwarder, msg)
         except (
             BaseLibp2pError,
             OSError,
@@ -75,7 +112,26 @@ class _GuardedPubsub(Pubsub):
             log.debug("gossip not forwarded", error=repr(exc))
         except Exception as exc:  # noqa: BLE001  # malformed keys and ids raise whatever they like
             reason = f"malformed gossip message: {type(exc).__name__}"
-            self._peatnet_host.offend(str(msg_forwarder), Offence.MALFORMED, reason)
+            self._peatnet_host.offend(forwarder, Offence.MALFORMED, reason)
+
+    def _admit(self, forwarder: str, msg: rpc_pb2.Message) -> bool:
+        """What depends on the forwarder alone, which the validators' verdict, kept for all, must not."""
+        host = self._peatnet_host
+        if host.is_banned(forwarder):
+            return False
+        if not self._all.take(forwarder):
+            host.offend(forwarder, Offence.FLOOD, "far more gossip than allowed")
+            return False
+        if self._is_msg_seen(msg) or not self._news.take(forwarder):
+            return False
+        limit = min(LARGEST.get(topic, 0) for topic in msg.topicIDs)
+        if len(msg.data) > limit:
+            host.offend(forwarder, Offence.MALFORMED, f"gossip of {len(msg.data)} bytes")
+            return False
+        if not signature_validator(msg):
+            host.offend(forwarder, Offence.MALFORMED, "gossip with a bad signature")
+            return False
+        return True
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
         try:
@@ -99,7 +155,7 @@ class Gossip:
         self._pubsub = pubsub
         self._judge_record = judge_record
         self._take_presence = take_presence
-        self._allowances: dict[str, Allowance] = {}
+        self._authors = _Allowances(PRESENCE_RATE, PRESENCE_BURST)
 
     async def publish_record(self, envelope: bytes) -> None:
         """Announce a record to the mesh. That nobody hears it is no error: anti-entropy delivers."""
@@ -109,33 +165,11 @@ class Gossip:
         """Tell the mesh about ourselves."""
         await self._pubsub.publish(PRESENCE_TOPIC, presence.encode())
 
-    def forget(self, peer_id: str) -> None:
-        """Drop what is kept of a peer that left."""
-        self._allowances.pop(peer_id, None)
-
-    def block(self, peer_id: str) -> None:
-        """Take no more messages from, or by, a banned peer."""
-        self._pubsub.add_to_blacklist(ID.from_base58(peer_id))
-
-    def _admit(self, forwarder: str, data: bytes, limit: int) -> bool:
-        if self._host.is_banned(forwarder):
-            return False
-        allowance = self._allowances.setdefault(forwarder, Allowance(MESSAGE_RATE, MESSAGE_BURST))
-        if not allowance.take(trio.current_time()):
-            self._host.offend(forwarder, Offence.FLOOD, "more gossip than allowed")
-            return False
-        if len(data) > limit:
-            self._host.offend(forwarder, Offence.MALFORMED, f"gossip of {len(data)} bytes")
-            return False
-        return True
-
     async def judge_record_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Gossipsub's validator for records: True lets the message pass on."""
         peer_id = str(forwarder)
         if peer_id == self._host.peer_id:
             return True
-        if not self._admit(peer_id, message.data, MAX_ENVELOPE):
-            return False
         try:
             return await self._judge_record(peer_id, message.data)
         except PeatnetError as exc:
@@ -147,15 +181,16 @@ class Gossip:
         peer_id = str(forwarder)
         if peer_id == self._host.peer_id:
             return True
-        if not self._admit(peer_id, message.data, MAX_PRESENCE):
+        # Strict signing has proved that this peer wrote it.
+        author = str(ID(message.from_id))
+        if not self._authors.take(author):
             return False
         try:
             presence = Presence.decode(message.data)
         except RemoteProtocolError as exc:
             self._host.offend(peer_id, Offence.MALFORMED, f"presence: {exc.message}")
             return False
-        # Strict signing has proved that this peer wrote it.
-        self._take_presence(str(ID(message.from_id)), presence)
+        self._take_presence(author, presence)
         return True
 
 
@@ -167,7 +202,7 @@ async def open_gossip(
 
     Args:
         host: a running host.
-        judge_record: takes (forwarder, envelope); returns whether it may pass on. Must not raise.
+        judge_record: takes (forwarder, envelope); returns whether it may pass on.
         take_presence: takes (sender, presence).
     """
     router = GossipSub(

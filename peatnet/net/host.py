@@ -2,16 +2,16 @@
 
 py-libp2p 0.8.1 lets an exception in any stream handler or gossip task end the whole host. So every inbound
 stream goes through one guard, which tells peers that went away from peers that misbehave, and counts the
-latter's offence. py-libp2p never redials (see ``dialer``) and offers plaintext unless told otherwise.
+latter's offence. A banned peer is cut off at once and turned away at the door until its ban has ended. py-libp2p
+never redials (see ``dialer``) and offers plaintext unless told otherwise; see ``connections`` and ``muxer`` for
+more of what it leaves to us.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -22,10 +22,8 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.config import ConnectionConfig
 from libp2p.network.exceptions import RateLimitError
 from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL_ID
@@ -33,8 +31,10 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
 from peatnet.errors import ListenError, NoSource, PeatnetError, PeerLost, RemoteProtocolError
-from peatnet.net.addresses import parse_listen_address, to_announce
+from peatnet.net.addresses import check_can_listen, to_announce
+from peatnet.net.connections import Connections, connection_config, resource_manager
 from peatnet.net.frames import FrameStream
+from peatnet.net.quiet import silence_libraries
 from peatnet.net.standing import Offence, Standing
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 
-DIAL_TIMEOUT = 10.0
 STREAM_TIMEOUT = 10.0
-CLOSE_TIMEOUT = 3.0
 
 StreamHandler = Callable[[FrameStream], Awaitable[None]]
 
@@ -80,6 +78,7 @@ class Host:
         self._connected: set[str] = set()
         self._nursery: trio.Nursery | None = None
         network: Any = host.get_network()
+        self._connections = Connections(network, self._admits, self._violated)
         self._library_handler = host._swarm_stream_handler  # type: ignore[attr-defined]  # noqa: SLF001  # the one door that all inbound streams pass
         network.set_stream_handler(self._guard_stream)
         network.register_notifee(_Notifee(self))
@@ -103,10 +102,18 @@ class Host:
         """Serve inbound streams of a protocol. The stream is ended when the handler returns or raises."""
 
         async def run(stream: INetStream) -> None:
-            frames = self._frames(stream)
+            frames = FrameStream(stream, _peer_of(stream))
             try:
                 await handler(frames)
                 await frames.finish()
+            except RemoteProtocolError as exc:
+                self.offend(frames.peer_id, Offence.MALFORMED, exc.message)
+            except NoSource as exc:
+                log.debug("stream ended", peer=frames.peer_id, reason=exc.message)
+            except PeatnetError as exc:
+                log.error("stream failed here", peer=frames.peer_id, reason=exc.message)  # noqa: TRY400  # our disk, one line is enough
+            except Exception:  # our bug, not the peer's fault: one stream must not end the node
+                log.exception("stream handler failed", peer=frames.peer_id, protocol=protocol)
             finally:
                 await frames.reset()
 
@@ -120,45 +127,56 @@ class Host:
         """
         if self.is_banned(peer_id):
             raise PeerLost(f"{peer_id}: banned")
-        info = PeerInfo(ID.from_base58(peer_id), [Multiaddr(text) for text in addresses])
-        try:
-            with trio.fail_after(DIAL_TIMEOUT):
-                await self.libp2p.connect(info)
-        except (BaseLibp2pError, RateLimitError, OSError, ValueError, trio.TooSlowError) as exc:
-            raise PeerLost(f"{peer_id}: cannot be reached: {exc!r:.200}") from exc
+        if not self._connections.is_open(peer_id):
+            await self._connections.dial(peer_id, addresses)
 
     async def disconnect(self, peer_id: str) -> None:
-        """Close all connections to a peer; bounded in time."""
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT):
-            try:
-                await self.libp2p.disconnect(ID.from_base58(peer_id))
-            except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                log.debug("disconnect", peer=peer_id, error=repr(exc))
+        """Cut all connections to a peer, at once."""
+        await self._connections.cut(peer_id)
 
     async def open_stream(self, peer_id: str, protocol: str) -> FrameStream:
         """Open a stream to a connected peer.
 
+        Cancellation: a stream that opens all the same is reset.
+
         Raises:
             PeerLost: not connected, banned, or the peer does not speak the protocol.
         """
-        if peer_id not in self._connected or self.is_banned(peer_id):
+        if peer_id not in self._connected or self.is_banned(peer_id) or self._nursery is None:
             raise PeerLost(f"{peer_id}: not connected")
+        # In a task of the host's: py-libp2p forgets streams whose opening is cancelled.
+        opening = _Opening(peer_id, protocol)
+        self._nursery.start_soon(self._open, opening)
+        try:
+            await opening.done.wait()
+        except trio.Cancelled:
+            opening.unwanted = True
+            await opening.drop()
+            raise
+        if opening.stream is None:
+            raise PeerLost(f"{peer_id}: no {protocol} stream: {opening.error:.200}")
+        return FrameStream(opening.stream, peer_id)
+
+    async def _open(self, opening: _Opening) -> None:
         try:
             with trio.fail_after(STREAM_TIMEOUT):
-                stream = await self.libp2p.new_stream(
-                    ID.from_base58(peer_id), [TProtocol(protocol)]
+                opening.stream = await self.libp2p.new_stream(
+                    ID.from_base58(opening.peer_id), [TProtocol(opening.protocol)]
                 )
         except (BaseLibp2pError, RateLimitError, OSError, ValueError, trio.TooSlowError) as exc:
-            raise PeerLost(f"{peer_id}: no {protocol} stream: {exc!r:.200}") from exc
-        return self._frames(stream)
+            opening.error = repr(exc)
+        finally:
+            opening.done.set()
+        if opening.unwanted:
+            await opening.drop()
 
     def is_banned(self, peer_id: str) -> bool:
         """Whether the peer is banned now."""
         return self.standing.is_banned(peer_id, trio.current_time())
 
     def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
-        """Count a peer's offence; a ban is logged by name and ends its connections."""
-        if peer_id == self.peer_id:
+        """Count a peer's offence; a ban is logged by name and cuts its connections."""
+        if peer_id == self.peer_id or self.is_banned(peer_id):
             return
         banned = self.standing.offend(peer_id, offence, trio.current_time())
         log.warning("offence", peer=peer_id, kind=offence.value, reason=reason)
@@ -166,28 +184,26 @@ class Host:
             log.warning("banned", peer=peer_id, reason=reason)
             for callback in self.on_ban:
                 callback(peer_id)
-            if self._nursery is not None:
-                self._nursery.start_soon(self.disconnect, peer_id)
+            self._cut_soon(peer_id)
 
-    def _frames(self, stream: INetStream) -> FrameStream:
-        peer_id = str(stream.muxed_conn.peer_id)
+    def _cut_soon(self, peer_id: str) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self.disconnect, peer_id)
 
-        async def abandon() -> None:
-            await self.disconnect(peer_id)
+    def _admits(self, peer_id: str) -> bool:
+        return not self.is_banned(peer_id)
 
-        return FrameStream(stream, peer_id, abandon)
+    def _violated(self, peer_id: str, what: str) -> None:
+        self.offend(peer_id, Offence.MALFORMED, what)
 
     async def _guard_stream(self, stream: INetStream) -> None:
-        peer_id = str(stream.muxed_conn.peer_id)
+        # Our own handlers let nothing out (see `handle`): what comes here is py-libp2p's.
+        peer_id = _peer_of(stream)
         try:
             if self.is_banned(peer_id):
                 await stream.reset()
             else:
                 await self._library_handler(stream)
-        except NoSource as exc:
-            log.debug("stream ended", peer=peer_id, reason=exc.message)
-        except RemoteProtocolError as exc:
-            self.offend(peer_id, Offence.MALFORMED, exc.message)
         except (
             BaseLibp2pError,
             OSError,
@@ -195,25 +211,22 @@ class Host:
             trio.ClosedResourceError,
         ) as exc:
             log.debug("stream failed", peer=peer_id, error=repr(exc))
-        except PeatnetError as exc:
-            log.error("stream failed here", peer=peer_id, reason=exc.message)  # noqa: TRY400  # our disk, one line is enough
-        except Exception as exc:  # whatever it is, one stream must not end the node
-            log.exception("stream handler failed", peer=peer_id)
-            self.offend(peer_id, Offence.MALFORMED, f"{type(exc).__name__} in a stream handler")
+            await stream.reset()
+        except Exception as exc:  # noqa: BLE001  # one stream must not end the node; garbage raises anything
+            self.offend(peer_id, Offence.MALFORMED, f"{type(exc).__name__} on a libp2p stream")
+            await stream.reset()
 
     def connection_changed(self, peer_id: str, *, opened: bool) -> None:
         """Note that a connection opened or closed; py-libp2p's notifee calls this."""
         if opened:
             if self.is_banned(peer_id):
-                if self._nursery is not None:
-                    self._nursery.start_soon(self.disconnect, peer_id)
+                self._cut_soon(peer_id)  # banned while it was being admitted
                 return
             if peer_id in self._connected:
                 return
             self._connected.add(peer_id)
         else:
-            still_open = ID.from_base58(peer_id) in set(self.libp2p.get_connected_peers())
-            if still_open or peer_id not in self._connected:
+            if self._connections.is_open(peer_id) or peer_id not in self._connected:
                 return
             self._connected.discard(peer_id)
         log.info("peer connected" if opened else "peer left", peer=peer_id)
@@ -229,6 +242,29 @@ class Host:
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
+                # Whatever waits for a socket anywhere stops waiting.
+                await self._connections.cut_all()
+
+
+@dataclass(slots=True)
+class _Opening:
+    """A stream being opened, by a task that outlives the one that wants it."""
+
+    peer_id: str
+    protocol: str
+    done: trio.Event = field(default_factory=trio.Event)
+    stream: INetStream | None = None
+    error: str = ""
+    unwanted: bool = False
+
+    async def drop(self) -> None:
+        if self.stream is not None:
+            with trio.CancelScope(shield=True):
+                await self.stream.reset()
+
+
+def _peer_of(stream: INetStream) -> str:
+    return str(stream.muxed_conn.peer_id)
 
 
 class _Notifee(INotifee):
@@ -256,35 +292,6 @@ class _Notifee(INotifee):
         return None
 
 
-def _check_can_listen(text: str) -> None:
-    """Bind the address once, since py-libp2p does not say why it could not."""
-    host, port = parse_listen_address(text)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as exc:
-            hints = {
-                errno.EADDRINUSE: "another program listens there; choose another port with --listen",
-                errno.EADDRNOTAVAIL: "this machine has no such address; see `ip address`",
-                errno.EACCES: "ports below 1024 need privileges; choose a higher one",
-            }
-            raise ListenError(
-                f"cannot listen on {text}: {exc.strerror}", hint=hints.get(exc.errno or 0)
-            ) from exc
-
-
-def _silence_library_logs() -> None:
-    # py-libp2p reports refused streams and zeroconf its retries at warning level and above; what matters
-    # of it we log ourselves. Whoever configures these loggers has them back.
-    for name in ("libp2p", "zeroconf", "multiaddr"):
-        logger = logging.getLogger(name)
-        if not logger.handlers:
-            logger.addHandler(logging.NullHandler())
-            logger.propagate = False
-
-
 @asynccontextmanager
 async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncIterator[Host]:
     """Run a libp2p host for as long as the context lasts.
@@ -299,8 +306,8 @@ async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncI
         UsageError: an address is not of the form above.
     """
     for text in listen:
-        _check_can_listen(text)
-    _silence_library_logs()
+        check_can_listen(text)
+    silence_libraries()
     key_pair = create_new_key_pair(seed)
     noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
     libp2p_host = new_host(
@@ -308,14 +315,8 @@ async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncI
         sec_opt={NOISE_PROTOCOL_ID: noise},
         muxer_opt={TProtocol(YAMUX_PROTOCOL_ID): Yamux},
         enable_mDNS=mdns,
-        # Our own dialer keeps the connections; theirs would dial whatever identify has heard of.
-        connection_config=ConnectionConfig(
-            max_connections=256,
-            high_watermark=256,
-            low_watermark=0,
-            min_connections=0,
-            max_connections_per_peer=4,
-        ),
+        connection_config=connection_config(),
+        resource_manager=resource_manager(),
         disable_identify_address_discovery=True,
     )
     host = Host(libp2p_host, str(ID.from_pubkey(key_pair.public_key)))

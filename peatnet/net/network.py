@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from peatnet.blobs import Hash
-from peatnet.errors import NoSource, RemoteProtocolError, SignatureError
+from peatnet.errors import NoSource, PeatnetError, RemoteProtocolError, SignatureError
 from peatnet.net.addresses import parse_dial_address, to_announce
 from peatnet.net.blob_server import BlobServer
 from peatnet.net.catalogue_sync import CatalogueSync
@@ -25,7 +25,7 @@ from peatnet.net.gossip import Gossip, open_gossip
 from peatnet.net.host import Host, PeerCallback, open_host
 from peatnet.net.peer_source import PeerSource
 from peatnet.net.presence import MAX_GAINED, Presence
-from peatnet.net.standing import Offence
+from peatnet.net.standing import Allowance, Offence
 from peatnet.records import Outcome
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ CATALOGUE_PROTOCOL = "/peatnet/catalogue/1"
 PRESENCE_INTERVAL = 15.0
 # Changes within this time go out in one message.
 PRESENCE_DELAY = 0.25
+# Messages a second, and the burst, at most; half of what others let pass, see `gossip`.
+PRESENCE_RATE = 0.5
+PRESENCE_BURST = 10.0
 SYNC_INTERVAL = 60.0
 # The least time between two exchanges with one peer whose digest differs: gossip may be on its way.
 SYNC_PAUSE = 5.0
@@ -76,7 +79,6 @@ class Network:
         self._syncing: set[str] = set()
         self._nursery: trio.Nursery | None = None
         host.on_change.append(self._peer_changed)
-        host.on_ban.append(self._peer_banned)
 
     @property
     def addrs(self) -> list[str]:
@@ -99,7 +101,10 @@ class Network:
         async def open_stream() -> FrameStream:
             return await self._host.open_stream(peer_id, BLOB_PROTOCOL)
 
-        return PeerSource(peer_id, open_stream)
+        def fault(what: str) -> None:
+            self._host.offend(peer_id, Offence.MALFORMED, what)
+
+        return PeerSource(peer_id, open_stream, fault)
 
     def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
         """Count an offence of a peer; see :mod:`peatnet.net.standing`."""
@@ -164,14 +169,8 @@ class Network:
             self._presence_due.set()
         else:
             self._synced_at.pop(peer_id, None)
-            if self._gossip is not None:
-                self._gossip.forget(peer_id)
         for callback in self.on_peer:
             callback(peer_id, connected=connected)
-
-    def _peer_banned(self, peer_id: str) -> None:
-        if self._gossip is not None:
-            self._gossip.block(peer_id)
 
     # What we do by ourselves
 
@@ -197,6 +196,8 @@ class Network:
             log.debug("catalogue sync failed", peer=peer_id, reason=exc.message)
         except RemoteProtocolError as exc:
             self._host.offend(peer_id, Offence.MALFORMED, exc.message)
+        except PeatnetError as exc:
+            log.error("records not kept", reason=exc.message)  # noqa: TRY400  # our disk, one line is enough
         finally:
             self._syncing.discard(peer_id)
 
@@ -208,7 +209,10 @@ class Network:
                 self._sync_soon(self._rng.choice(peers))
 
     async def _send_presence(self, gossip: Gossip) -> None:
+        allowance = Allowance(PRESENCE_RATE, PRESENCE_BURST)
         while True:
+            await trio.sleep(allowance.wait(trio.current_time()))
+            allowance.take(trio.current_time())
             with trio.move_on_after(PRESENCE_INTERVAL * self._rng.uniform(0.75, 1.25)):
                 await self._presence_due.wait()
                 await trio.sleep(PRESENCE_DELAY)
@@ -230,6 +234,7 @@ class Network:
             nursery.start_soon(self.dialer.run)
             nursery.start_soon(self._sync_now_and_then)
             nursery.start_soon(self._send_presence, gossip)
+            self.sync_with_all()  # those that connected before this ran
             task_status.started()
 
     @property

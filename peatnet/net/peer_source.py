@@ -53,14 +53,18 @@ class PeerSource:
     Args:
         peer_id: whom we ask.
         open_stream: opens a new ``/peatnet/blob/1`` stream to it; raises PeerLost.
+        on_fault: called with what the peer did when it breaks the protocol in :meth:`run`.
     """
 
     tier = Tier.PEER
     pipeline = PIPELINE
 
-    def __init__(self, peer_id: str, open_stream: OpenStream) -> None:
+    def __init__(
+        self, peer_id: str, open_stream: OpenStream, on_fault: Callable[[str], None]
+    ) -> None:
         self.name = f"peer:{peer_id}"
         self._open_stream = open_stream
+        self._on_fault = on_fault
 
     async def table(self, hash: Hash) -> ChunkTable | None:  # noqa: A002  # as in Source
         """Ask the peer for the blob's chunk table, piece by piece.
@@ -86,12 +90,17 @@ class PeerSource:
         """Deliver chunks of one download until cancelled.
 
         Raises:
-            NoSource: the peer went away.
+            NoSource: the peer went away, is busy, or has the blob cut into other chunks.
             RemoteProtocolError: it broke the protocol.
         """
         frames = await self._open_stream()
         try:
             await _Session(frames, link).run()
+        except BaseExceptionGroup as group:
+            faults, _ = group.split(RemoteProtocolError)
+            if faults is not None:
+                self._on_fault(_first(faults).message)
+            raise
         finally:
             await frames.reset()
 
@@ -99,21 +108,26 @@ class PeerSource:
 async def _ask_table(frames: FrameStream, blob: Hash) -> ChunkTable | None:
     await frames.send(HaveRequest(0, blob).header())
     reply, frame = await _receive(frames)
-    if isinstance(reply, Refusal):
+    if isinstance(reply, Refusal) and reply.number == 0:
         return None
-    if not isinstance(reply, HaveReply):
+    if not isinstance(reply, HaveReply) or reply.number != 0:
         raise RemoteProtocolError(f"{frames.peer_id}: a {type(reply).__name__} to a have request")
-    await frames.read_payload(frame)
     n_chunks = -(-reply.size // reply.chunk_size)
+    _check_bitmap(frames.peer_id, reply, frame, n_chunks)
+    await frames.read_payload(frame)
     digests = bytearray()
     while len(digests) < 32 * n_chunks:
         first = len(digests) // 32
         count = min(MAX_TABLE_PIECE, n_chunks - first)
         await frames.send(TableRequest(first + 1, blob, first, count).header())
         answer, frame = await _receive(frames)
-        if isinstance(answer, Refusal):
+        if isinstance(answer, Refusal) and answer.number == first + 1:
             return None
-        if not isinstance(answer, TableReply) or frame.payload_length != 32 * count:
+        if (
+            not isinstance(answer, TableReply)
+            or answer.number != first + 1
+            or frame.payload_length != 32 * count
+        ):
             raise RemoteProtocolError(f"{frames.peer_id}: not the piece of table asked for")
         digests += await frames.read_payload(frame)
     try:
@@ -127,7 +141,24 @@ async def _ask_table(frames: FrameStream, blob: Hash) -> ChunkTable | None:
 
 async def _receive(frames: FrameStream) -> tuple[Reply, Frame]:
     frame = await frames.receive(patience=STALL_TIMEOUT)
-    return decode_reply(frame.fields), frame
+    reply = decode_reply(frame.fields)
+    if isinstance(reply, Refusal) and frame.payload_length:
+        raise RemoteProtocolError(f"{frames.peer_id}: a refusal with a payload")
+    return reply, frame
+
+
+def _check_bitmap(peer_id: str, reply: HaveReply, frame: Frame, n_chunks: int) -> None:
+    """Check the length of a have reply's payload, before it is read."""
+    expected = 0 if reply.full else (n_chunks + 7) // 8
+    if frame.payload_length != expected:
+        raise RemoteProtocolError(
+            f"{peer_id}: a bitmap of {frame.payload_length} bytes for {n_chunks} chunks"
+        )
+
+
+def _first(group: BaseExceptionGroup[RemoteProtocolError]) -> RemoteProtocolError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 class _Session:
@@ -142,6 +173,7 @@ class _Session:
         self._link = link
         self._out: set[int] = set()
         self._have_reply = trio.Event()
+        self._asked = False  # what the peer has, and not answered yet
         self._holds_all = False
         chunk_size = link.table.chunk_size
         size = min(chunk_size, link.table.size)
@@ -158,6 +190,7 @@ class _Session:
     async def _ask_what_it_has(self) -> None:
         while True:
             self._have_reply = trio.Event()
+            self._asked = True
             await self._frames.send(HaveRequest(0, self._link.hash).header())
             with trio.move_on_after(STALL_TIMEOUT) as waited:
                 await self._have_reply.wait()
@@ -187,20 +220,28 @@ class _Session:
                 raise RemoteProtocolError(f"{self._frames.peer_id}: a table that nobody asked for")
 
     async def _take_have(self, reply: HaveReply, frame: Frame) -> None:
+        self._expect_answer(reply.number)
         table = self._link.table
         if (reply.size, reply.chunk_size) != (table.size, table.chunk_size) or (
             reply.table_hash != table.table_hash
         ):
-            raise RemoteProtocolError(
-                f"{self._frames.peer_id}: its chunk table is not the one of this download"
-            )
+            # No offence: it may have the blob from another publisher, who cut it in another way, or hold
+            # the table of somebody who lied to it.
+            raise NoSource(f"{self._frames.peer_id}: its chunk table is not this download's")
+        _check_bitmap(self._frames.peer_id, reply, frame, table.n_chunks)
         bitmap = await self._frames.read_payload(frame)
         self._link.has(None if reply.full else bitmap)
         self._holds_all = reply.full
         self._have_reply.set()
 
+    def _expect_answer(self, number: int) -> None:
+        if number != 0 or not self._asked:
+            raise RemoteProtocolError(f"{self._frames.peer_id}: an answer that nobody asked for")
+        self._asked = False
+
     def _take_refusal(self, refusal: Refusal) -> None:
         if refusal.number == 0:
+            self._expect_answer(0)
             if refusal.reason == "busy":
                 raise NoSource(f"{self._frames.peer_id}: busy")
             # It has nothing yet. It may get some; the question is asked again.

@@ -14,7 +14,7 @@ HALF_LIFE = 600.0
 BAN_THRESHOLD = 100.0
 FIRST_BAN = 600.0
 LONGEST_BAN = 24 * 3600.0
-# Peers are forgotten oldest first beyond this; each entry is a few hundred bytes.
+# Peers are forgotten beyond this, banned ones last, otherwise the oldest first; each entry is a few hundred bytes.
 MAX_PEERS = 4096
 
 
@@ -57,7 +57,7 @@ class Standing:
         entry = self._entries.setdefault(peer_id, _Entry(points_at=now))
         self._entries.move_to_end(peer_id)
         if len(self._entries) > MAX_PEERS:
-            self._entries.popitem(last=False)
+            self._forget_one(peer_id, now)
         elapsed = max(0.0, now - entry.points_at)
         entry.points = entry.points * 0.5 ** (elapsed / HALF_LIFE) + POINTS[offence]
         entry.points_at = now
@@ -69,6 +69,15 @@ class Standing:
         entry.bans += 1
         entry.banned_until = now + length
         return True
+
+    def _forget_one(self, newest: str, now: float) -> None:
+        # The oldest that is not banned: offences of invented peers must not lift the ban of a real one.
+        harmless = (
+            peer
+            for peer, entry in self._entries.items()
+            if entry.banned_until <= now and peer != newest
+        )
+        del self._entries[next(harmless, next(iter(self._entries)))]
 
     def is_banned(self, peer_id: str, now: float) -> bool:
         """Whether the peer is banned at this time."""
@@ -102,9 +111,13 @@ class Allowance:
 
     def take(self, now: float) -> bool:
         """Take one token; False where there is none."""
-        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < 1.0:
+        if self.wait(now):
             return False
         self._tokens -= 1.0
         return True
+
+    def wait(self, now: float) -> float:
+        """Seconds until there is a token; 0 where there is one."""
+        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
+        self._at = now
+        return max(0.0, 1.0 - self._tokens) / self._rate

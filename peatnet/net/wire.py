@@ -55,8 +55,9 @@ def unpack_map(data: bytes | bytearray | memoryview) -> Fields:
             max_map_len=bound,
             max_ext_len=0,
         )
-    except (ValueError, TypeError, msgpack.UnpackException) as exc:
-        # ValueError covers msgpack's FormatError, StackError and ExtraData, and bad UTF-8.
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
+        # ValueError covers msgpack's FormatError, StackError and ExtraData, and bad UTF-8; where msgpack runs
+        # without its C extension, deep nesting is a RecursionError.
         raise RemoteProtocolError(f"malformed msgpack: {exc or type(exc).__name__}") from exc
     if not isinstance(value, dict):
         raise RemoteProtocolError(f"a {type(value).__name__} where a map belongs")

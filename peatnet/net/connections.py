@@ -1,0 +1,156 @@
+"""Connections of one host: how they are dialled and accepted, within limits, and how they are cut.
+
+py-libp2p 0.8.1's swarm leaves things to be wished for, and this module puts itself in their place:
+
+- Its inbound slots are never given back, so that 256 connections, one after the other, close the door for ever.
+- It dials one address of a peer's, of its own choosing, leaves out loopback where there are others, and after a
+  failure refuses to dial the peer again for a minute. Here all addresses are tried, in the order given.
+- Closing waits for the peer to take some bytes. Here a connection can be cut at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import RateLimitError
+from libp2p.peer.id import ID
+from libp2p.rcmgr import new_resource_manager
+from multiaddr import Multiaddr
+
+from peatnet.errors import PeerLost
+from peatnet.net.muxer import Muxer, MuxerSelector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+MAX_CONNECTIONS = 256
+MAX_CONNECTIONS_PER_PEER = 4
+# Inbound connections from one IP address: some fleets share one, but none may take all slots.
+MAX_INBOUND_PER_ADDRESS = 128
+DIAL_TIMEOUT = 10.0
+# The next address is tried when one has not answered for this long, or has failed.
+NEXT_ADDRESS_AFTER = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+def connection_config() -> ConnectionConfig:
+    """Limits for py-libp2p's swarm; its own connecting, pruning and health checks stay off.
+
+    Its health checks ping over streams, one connection after the other, and wait for ever when closing a frozen
+    one; ``muxer`` feels each connection's pulse instead.
+    """
+    return ConnectionConfig(
+        max_connections=MAX_CONNECTIONS,
+        high_watermark=MAX_CONNECTIONS,
+        low_watermark=0,
+        min_connections=0,
+        max_connections_per_peer=MAX_CONNECTIONS_PER_PEER,
+    )
+
+
+def resource_manager() -> Any:
+    """py-libp2p's accounting without its breakers, which strangers' failures would trip for everybody."""
+    return new_resource_manager(
+        enable_metrics=False,
+        enable_memory_limits=False,
+        enable_memory_pooling=False,
+        enable_circuit_breaker=False,
+        enable_graceful_degradation=False,
+    )
+
+
+class Connections:
+    """Dials, accepts and cuts for one swarm.
+
+    Args:
+        swarm: py-libp2p's; not running yet. Its muxer and its accepting are replaced.
+        admits: whether connections with this peer are wanted.
+        on_violation: called with a peer and what it did that no honest one could have done.
+    """
+
+    def __init__(
+        self, swarm: Any, admits: Callable[[str], bool], on_violation: Callable[[str, str], None]
+    ) -> None:
+        self._swarm = swarm
+        self._inbound: Counter[str] = Counter()
+        swarm.upgrader.muxer_multistream = MuxerSelector(admits, on_violation)
+        swarm.retry_config = RetryConfig(max_retries=0)
+        swarm._do_handle_inbound_connection = self._accept  # noqa: SLF001  # the one place where slots are held
+
+    async def _accept(self, stream: Any, listener: Multiaddr, _event: object) -> None:
+        """Hold an inbound connection, and with it a slot, until it ends."""
+        remote = stream.get_remote_address()
+        address = remote[0] if remote is not None else ""
+        self._inbound[address] += 1
+        connection = RawConnection(stream, initiator=False)
+        try:
+            if self._inbound[address] <= MAX_INBOUND_PER_ADDRESS:
+                muxer = await self._swarm.upgrade_inbound_raw_conn(connection, listener)
+                await muxer.event_closed.wait()
+        finally:
+            self._inbound[address] -= 1
+            if not self._inbound[address]:
+                del self._inbound[address]
+            with trio.CancelScope(shield=True):
+                await connection.close()
+
+    def is_open(self, peer_id: str) -> bool:
+        """Whether there is a connection to this peer."""
+        return bool(self._swarm.get_connections(ID.from_base58(peer_id)))
+
+    async def dial(self, peer_id: str, addresses: Sequence[str]) -> None:
+        """Connect to a peer at any of its addresses; the first one that answers as this peer wins.
+
+        Raises:
+            PeerLost: none did within DIAL_TIMEOUT seconds.
+        """
+        errors: list[str] = []
+        with trio.move_on_after(DIAL_TIMEOUT):
+            async with trio.open_nursery() as nursery:
+                for address in addresses:
+                    failed = trio.Event()
+                    nursery.start_soon(
+                        self._dial_one, peer_id, address, nursery.cancel_scope, failed, errors
+                    )
+                    with trio.move_on_after(NEXT_ADDRESS_AFTER):
+                        await failed.wait()
+        if not self.is_open(peer_id):
+            why = "; ".join(errors) or f"no answer in {DIAL_TIMEOUT:.0f} s"
+            raise PeerLost(f"{peer_id}: cannot be reached: {why:.300}")
+
+    async def _dial_one(
+        self,
+        peer_id: str,
+        address: str,
+        all_dials: trio.CancelScope,
+        failed: trio.Event,
+        errors: list[str],
+    ) -> None:
+        try:
+            await self._swarm.dial_addr(Multiaddr(address), ID.from_base58(peer_id))
+        except (BaseLibp2pError, RateLimitError, OSError, ValueError) as exc:
+            errors.append(f"{address}: {exc}")
+            failed.set()
+        else:
+            all_dials.cancel()
+
+    async def cut(self, peer_id: str) -> None:
+        """Close all connections to a peer at once, without a word."""
+        for connection in self._swarm.get_connections(ID.from_base58(peer_id)):
+            await self._cut(connection)
+
+    async def cut_all(self) -> None:
+        """Close all connections at once."""
+        for connection in self._swarm.get_connections():
+            await self._cut(connection)
+
+    async def _cut(self, connection: Any) -> None:
+        if isinstance(connection.muxed_conn, Muxer):
+            await connection.muxed_conn.abort()

@@ -1,0 +1,304 @@
+"""yamux with the guards that py-libp2p's lacks: writes that survive cancellation, bounds, and a pulse.
+
+py-libp2p 0.8.1's yamux leaves four doors open, and this module shuts them:
+
+- A task that is cancelled while it writes leaves half a frame on the wire, and the connection is lost to all
+  its streams. Here a writer task of the connection's own puts every frame on the wire whole. Control frames
+  never wait, so ending, resetting and reading a stream cannot hang on a peer that takes no bytes.
+- A peer that sends beyond its window fills the memory: here that ends the connection. One may open streams
+  without end: here there are 64 at once.
+- The window of a stream that a peer opened grows to 16 MiB. Here it stays what it is at the start, since
+  inbound streams carry requests and gossip; that of our own streams grows to a quarter of that.
+- A peer that falls silent is never noticed. Here it is pinged, and cut off when nothing at all comes any more.
+  Any byte counts as a sign of life, so a connection that is busy with a transfer is never in doubt.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.protocol_muxer.exceptions import MultiselectError
+from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
+from libp2p.stream_muxer.yamux.yamux import (
+    DEFAULT_WINDOW_SIZE,
+    FLAG_SYN,
+    GO_AWAY_NORMAL,
+    HEADER_SIZE,
+    PROTOCOL_ID,
+    TYPE_GO_AWAY,
+    TYPE_PING,
+    YAMUX_HEADER_FORMAT,
+    Yamux,
+    YamuxStream,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
+    from libp2p.custom_types import TProtocol
+    from libp2p.peer.id import ID
+
+# A connection whose socket takes not one frame for this long is given up.
+WRITE_TIMEOUT = 20.0
+# A peer that was silent for the first time is pinged; one that was silent for the second is given up. Busy
+# machines answer late: the second leaves room for that.
+PING_AFTER = 5.0
+DEAD_AFTER = 20.0
+# How long closing waits for what is still to be written.
+FLUSH_TIMEOUT = 0.5
+OPEN_TIMEOUT = 10.0
+# Streams that the peer has opened and that are not gone yet; one more is reset.
+MAX_INBOUND_STREAMS = 64
+MAX_OUTBOUND_WINDOW = 4 * 1024 * 1024
+SHORTEST_ROUND_TRIP = 0.001
+# Control frames that wait for the socket. A peer that reads nothing and makes us answer gets no further.
+MAX_WAITING_FRAMES = 4096
+# What may be buffered beyond the windows that were granted: frames for streams that are gone already.
+WINDOW_SLACK = 1024 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Frame:
+    data: bytes
+    gone: trio.Event = field(default_factory=trio.Event)
+    failed: bool = False
+
+
+class Muxer(Yamux):
+    """One guarded yamux connection.
+
+    Args:
+        secured_conn: the connection below, encrypted, with the peer proved.
+        peer_id: the peer.
+        on_violation: called with what the peer did, when no honest one could have done it.
+    """
+
+    def __init__(
+        self, secured_conn: ISecureConn, peer_id: ID, on_violation: Callable[[str], None]
+    ) -> None:
+        super().__init__(secured_conn, peer_id, is_initiator=secured_conn.is_initiator)
+        self._on_violation = on_violation
+        self._heard_at = trio.current_time()
+        self._waiting: deque[_Frame] = deque()
+        self._filled = trio.Event()
+        self._writable = True
+        self._listen_for_life(secured_conn)
+
+    def _listen_for_life(self, secured_conn: Any) -> None:
+        read_message = secured_conn.conn.read_msg
+
+        async def read_msg(*arguments: Any) -> bytes:
+            message: bytes = await read_message(*arguments)
+            self._heard_at = trio.current_time()
+            return message
+
+        secured_conn.conn.read_msg = read_msg
+
+    # Life and death
+
+    async def start(self) -> None:
+        """Run the connection until it ends. Cancellation ends it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_frames)
+                await super().start()
+                nursery.cancel_scope.cancel()
+        finally:
+            await self.abort()
+            self.event_closed.set()
+
+    async def abort(self) -> None:
+        """Close the socket now, whatever waits for it. Never blocks; the reader ends the streams."""
+        self._fail_waiting()
+        with trio.CancelScope(shield=True):
+            try:
+                await self.secured_conn.close()
+            except (BaseLibp2pError, OSError, trio.ClosedResourceError) as exc:
+                log.debug("socket already closed", peer=str(self.peer_id), error=repr(exc))
+
+    async def close(self, error_code: int = GO_AWAY_NORMAL) -> None:
+        """Close in good order, within FLUSH_TIMEOUT seconds."""
+        if self._writable and not self.event_shutting_down.is_set():
+            self._put(struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_GO_AWAY, 0, 0, error_code))
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT):
+                await self._waiting[-1].gone.wait()
+        self._fail_waiting()
+        await super().close(error_code)
+
+    def _violated(self, what: str) -> None:
+        self._on_violation(what)
+        raise trio.TooSlowError  # the one error upon which py-libp2p's reader ends the connection
+
+    async def _measure_rtt_loop(self) -> None:
+        # The window grows by the measured round trip time, so one ping goes out early.
+        last_ping = trio.current_time() - PING_AFTER + 0.5
+        while not self.event_shutting_down.is_set():
+            now = trio.current_time()
+            if now - self._heard_at >= DEAD_AFTER:
+                log.info("peer fell silent", peer=str(self.peer_id))
+                await self.abort()
+                return
+            due = max(last_ping, self._heard_at if self._rtt else 0.0) + PING_AFTER
+            if now >= due:
+                await self._ping()
+                last_ping = due = now
+            await trio.sleep_until(min(max(due, now + 0.5), self._heard_at + DEAD_AFTER))
+
+    async def _ping(self) -> None:
+        self._ping_id = (self._ping_id + 1) % 2**32
+        self._ping_sent_time = trio.current_time()
+        header = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, self._ping_id)
+        await self._write_frame(header)
+
+    # Writing
+
+    async def _write_frame(self, data: bytes) -> None:
+        """Put a frame in line for the socket; one that carries data is waited for.
+
+        Cancellation: the frame goes out whole all the same.
+
+        Raises:
+            ConnectionClosedError: the connection has ended.
+        """
+        if not self._writable:
+            raise ConnectionClosedError("connection closed")
+        if len(self._waiting) >= MAX_WAITING_FRAMES:
+            log.info("peer takes no bytes", peer=str(self.peer_id))
+            await self.abort()
+            raise ConnectionClosedError("the peer takes no bytes")
+        frame = self._put(data)
+        if len(data) == HEADER_SIZE:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        await frame.gone.wait()
+        if frame.failed:
+            raise ConnectionClosedError("connection closed")
+
+    def _put(self, data: bytes) -> _Frame:
+        frame = _Frame(data)
+        self._waiting.append(frame)
+        self._filled.set()
+        return frame
+
+    async def _write_frames(self) -> None:
+        while True:
+            while not self._waiting:
+                self._filled = trio.Event()
+                await self._filled.wait()
+            frame = self._waiting[0]
+            try:
+                with trio.fail_after(WRITE_TIMEOUT):
+                    await self.secured_conn.write(frame.data)
+            except (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.TooSlowError) as exc:
+                log.debug("connection lost while writing", peer=str(self.peer_id), error=repr(exc))
+                await self.abort()
+                return
+            if self._waiting:  # unless it was aborted meanwhile
+                self._waiting.popleft()
+                frame.gone.set()
+
+    def _fail_waiting(self) -> None:
+        self._writable = False
+        while self._waiting:
+            frame = self._waiting.popleft()
+            frame.failed = True
+            frame.gone.set()
+
+    # Streams
+
+    async def open_stream(self) -> YamuxStream:
+        """Open a stream. Shielded, since py-libp2p's would lose its slot when cancelled; bounded in time.
+
+        Raises:
+            MuxedStreamError: the connection has ended, or too many streams are open.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + OPEN_TIMEOUT):
+            stream = await super().open_stream()
+            _limit_window(stream, MAX_OUTBOUND_WINDOW)
+            return stream
+        raise MuxedStreamError("too many streams are open")
+
+    async def accept_stream(self) -> IMuxedStream:
+        """The next stream that the peer opens; too many at once are turned away."""
+        while True:
+            stream = await super().accept_stream()
+            if not isinstance(stream, YamuxStream):
+                return stream
+            _limit_window(stream, DEFAULT_WINDOW_SIZE)
+            if sum(not each.is_initiator for each in self.streams.values()) <= MAX_INBOUND_STREAMS:
+                return stream
+            await stream.reset()
+            self.streams.pop(stream.stream_id, None)
+            self.stream_buffers.pop(stream.stream_id, None)
+            self.stream_events.pop(stream.stream_id, None)
+
+    async def _read_data_body(self, length: int) -> bytes:
+        # Called for each data frame before it is read, with nothing of it buffered yet.
+        held = sum(map(len, self.stream_buffers.values()))
+        granted = sum(stream.target_recv_window for stream in self.streams.values())
+        if held + length > granted + WINDOW_SLACK:
+            self._violated(f"sent {held + length} bytes, beyond its windows")
+        return await super()._read_data_body(length)
+
+
+def _limit_window(stream: YamuxStream, limit: int) -> None:
+    """Let a stream's receive window grow to ``limit`` only, and grant credit exactly, in large pieces.
+
+    Credit is due once half the window has been read; the window doubles while that happens within four round
+    trips, as in go-yamux. py-libp2p's own way sends a frame for nearly every read.
+    """
+    unreported = 0
+
+    async def release(bytes_read: int = 0) -> None:
+        nonlocal unreported
+        unreported += bytes_read
+        if unreported < stream.target_recv_window // 2:
+            return
+        now = trio.current_time()
+        credit, unreported = unreported, 0
+        quick = now - stream.epoch_start < 4 * (stream.conn.rtt() or SHORTEST_ROUND_TRIP)
+        if quick and stream.target_recv_window < limit:
+            credit += stream.target_recv_window
+            stream.target_recv_window *= 2
+        stream.epoch_start = now
+        stream.recv_window += credit
+        await stream.send_window_update(credit)
+
+    stream._auto_tune_and_send_window_update = release  # type: ignore[method-assign]  # noqa: SLF001  # called after each read
+
+
+class MuxerSelector(MuxerMultistream):
+    """Agrees on yamux and makes guarded connections; refuses peers before anything of theirs is handled.
+
+    Args:
+        admits: whether connections with this peer are wanted.
+        on_violation: called with the peer and what it did.
+    """
+
+    def __init__(
+        self, admits: Callable[[str], bool], on_violation: Callable[[str, str], None]
+    ) -> None:
+        super().__init__({PROTOCOL_ID: Muxer})  # type: ignore[dict-item]  # TProtocol is a NewType of str
+        self._admits = admits
+        self._on_violation = on_violation
+
+    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        """Make the muxed connection. Raises MultiselectError for a peer that is not admitted."""
+        name = str(peer_id)
+        if not self._admits(name):
+            raise MultiselectError(f"{name} is not admitted")
+        protocol: TProtocol
+        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
+        muxer = Muxer(conn, peer_id, lambda what: self._on_violation(name, what))
+        return self._annotate_connection(muxer, conn, protocol)
