@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from peatnet.blobs import ChunkTable, Hash
+from peatnet.concurrency import Stirring, cancellable
 from peatnet.errors import IntegrityError, NoSource, RemoteProtocolError
 from peatnet.net.http_loose import fetch_loose
 from peatnet.net.http_source import HttpSource
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 # are heard of at once.
 LOOK_AROUND = 2.0
 REPORT_INTERVAL = 0.1
-PARALLEL_TABLE_REQUESTS = 8
 HTTP_CONNECTIONS = 4
 
 log = structlog.get_logger(__name__)
@@ -58,28 +58,6 @@ class Peers(Protocol):
     def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
         """Count a peer's offence."""
         ...
-
-
-def _check_cancelled(_done: int) -> None:
-    """Let hashing in a worker thread be cancelled."""
-    trio.from_thread.check_cancelled()
-
-
-@dataclass(slots=True)
-class Stirring:
-    """Something that happens again and again and that several tasks wait for."""
-
-    event: trio.Event
-
-    @classmethod
-    def new(cls) -> Stirring:
-        """One that has not happened yet."""
-        return cls(trio.Event())
-
-    def stir(self) -> None:
-        """Wake everybody who waits now."""
-        self.event.set()
-        self.event = trio.Event()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,31 +174,32 @@ class BlobFetch:
         return None
 
     async def _ask_until_found(self, peers: Peers, blob: Hash) -> _Offer:
-        while True:
-            stirred = self._stirring.event
-            candidates = sorted(peers.connected - self._liars)
-            self._rng.shuffle(candidates)
-            offer = await self._ask_all(peers, blob, candidates)
-            if offer is not None:
-                return offer
-            with trio.move_on_after(LOOK_AROUND):
-                await stirred.wait()
+        """Ask every peer that is or comes connected, again and again, until one has the table.
 
-    async def _ask_all(self, peers: Peers, blob: Hash, candidates: list[str]) -> _Offer | None:
+        Each peer is waited for by itself, so that one that never answers is in nobody's way.
+        """
         found: list[_Offer] = []
-        slots = trio.CapacityLimiter(PARALLEL_TABLE_REQUESTS)
+        asking: set[str] = set()
 
         async def ask(peer_id: str) -> None:
-            async with slots:
-                offer = await self._ask_one(peers, blob, peer_id)
+            offer = await self._ask_one(peers, blob, peer_id)
+            asking.discard(peer_id)
             if offer is not None and not found:
                 found.append(offer)
                 nursery.cancel_scope.cancel()
 
+        async def look_around() -> None:
+            while True:
+                stirred = self._stirring.event
+                for peer_id in sorted(peers.connected - self._liars - asking):
+                    asking.add(peer_id)
+                    nursery.start_soon(ask, peer_id)
+                with trio.move_on_after(LOOK_AROUND):
+                    await stirred.wait()
+
         async with trio.open_nursery() as nursery:
-            for peer_id in candidates:
-                nursery.start_soon(ask, peer_id)
-        return found[0] if found else None
+            nursery.start_soon(look_around)
+        return found[0]
 
     async def _ask_one(self, peers: Peers, blob: Hash, peer_id: str) -> _Offer | None:
         try:
@@ -365,7 +344,7 @@ class BlobFetch:
                 loose,
                 expect_sha256=self._sha256,
                 expect_blob_hash=self._blob,
-                progress=_check_cancelled,
+                progress=cancellable(),
             )
             info = await trio.to_thread.run_sync(adopt)
         finally:

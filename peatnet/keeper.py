@@ -14,6 +14,7 @@ import psutil
 import structlog
 import trio
 
+from peatnet.concurrency import Stirring
 from peatnet.config import FetchPolicy
 from peatnet.errors import (
     HttpSourceError,
@@ -23,7 +24,7 @@ from peatnet.errors import (
     PeatnetError,
     StorageError,
 )
-from peatnet.fetching import BlobFetch, Peers, Stirring
+from peatnet.fetching import BlobFetch, Peers
 from peatnet.library import LocalState, Target, check_against
 from peatnet.views import SourceChoice
 
@@ -95,7 +96,7 @@ class Keeper:
         self._on_blob = on_blob
         self._jobs: dict[str, Job] = {}
         self._retries: dict[str, _Retry] = {}
-        self._stirring = Stirring.new()
+        self._stirring = Stirring()
         self._wake = trio.Event()
         self._nursery: trio.Nursery | None = None
 

@@ -9,15 +9,15 @@ All methods belong to the trio task tree that opened the node. Blocking work is 
 from __future__ import annotations
 
 import random
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from peatnet.blobs import AddMode, Hash
+from peatnet.concurrency import Feed, bare_errors, cancellable
 from peatnet.errors import AlreadyExists, IntegrityError, NotFound, UsageError
 from peatnet.keeper import Keeper
 from peatnet.library import Model, check_against, open_library
@@ -36,7 +36,8 @@ from peatnet.views import (
 
 if TYPE_CHECKING:
     # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from trio_typing import TaskStatus
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 
 # What a slow subscriber may leave unread before it misses changes.
 SUBSCRIPTION_BUFFER = 256
-
-log = structlog.get_logger(__name__)
 
 
 class Node:
@@ -67,7 +66,7 @@ class Node:
         self.peer_id = library.identity.peer_id
         self._library = library
         self._network = network
-        self._subscribers: set[trio.MemorySendChannel[Change]] = set()
+        self._feed: Feed[Change] = Feed(SUBSCRIPTION_BUFFER)
         self._keeper = Keeper(
             library, network, rng, on_change=self._model_changed, on_blob=self._blob_changed
         )
@@ -225,21 +224,13 @@ class Node:
             views.append(PeerView(peer_id, addrs, peer_id in self._network.connected, until))
         return views
 
-    @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
+    def subscribe(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:
         """Changes as they happen, for as long as the context lasts.
 
         A subscriber that leaves 256 of them unread misses the next ones; it should look again with
         :meth:`models` and :meth:`peers` whenever it has been slow.
         """
-        send, receive = trio.open_memory_channel[Change](SUBSCRIPTION_BUFFER)
-        self._subscribers.add(send)
-        try:
-            with receive:
-                yield receive
-        finally:
-            self._subscribers.discard(send)
-            send.close()
+        return self._feed.subscribe()
 
     # Fetching
 
@@ -399,24 +390,17 @@ class Node:
         size = progress.size_bytes or model.manifest.size_bytes
         return self._library.view(model, progress=progress.verified_bytes / size if size else 0.0)
 
-    def _tell(self, change: Change) -> None:
-        for channel in self._subscribers:
-            try:
-                channel.send_nowait(change)
-            except trio.WouldBlock:
-                log.debug("subscriber is slow; change dropped", change=change)
-
     def _model_changed(self, model: Model) -> None:
-        if self._subscribers:
+        if self._feed:
             status = self._view(model).status
-            self._tell(ModelChanged(model.manifest.model_id, model.manifest.version, status))
+            self._feed.tell(ModelChanged(model.manifest.model_id, model.manifest.version, status))
 
     def _record_changed(self, record: Record) -> None:
         self._keeper.wake()
         if record.type in {RecordType.MANIFEST, RecordType.WITHDRAWAL}:
             model_id, _, version = record.key.partition("@")
             kind = "withdrawn" if record.type is RecordType.WITHDRAWAL else "available"
-            self._tell(ModelChanged(model_id, version, kind))
+            self._feed.tell(ModelChanged(model_id, version, kind))
 
     def _blob_changed(self, blob: Hash) -> None:
         if self._network is not None:
@@ -426,7 +410,7 @@ class Node:
         if connected:
             self._keeper.wake(peers=True)
         banned = self._network is not None and peer_id in self._network.banned()
-        self._tell(PeerChanged(peer_id, connected, banned))
+        self._feed.tell(PeerChanged(peer_id, connected, banned))
 
     def _peer_gained(self, _peer_id: str, _blob: Hash) -> None:
         self._keeper.wake(peers=True)
@@ -434,17 +418,6 @@ class Node:
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Do all that a node does by itself, until cancelled."""
         await self._keeper.run(task_status=task_status)
-
-
-def cancellable(progress: Callable[[int], None] | None = None) -> Callable[[int], None]:
-    """A progress callback for work in a trio worker thread that lets the work be cancelled between its calls."""
-
-    def report(done: int) -> None:
-        trio.from_thread.check_cancelled()
-        if progress is not None:
-            progress(done)
-
-    return report
 
 
 def _check_out(out: Path, *, force: bool) -> None:
@@ -474,7 +447,7 @@ async def open_node(config: Config, *, network: bool = True) -> AsyncIterator[No
     opening = open_library(config)
     library = await trio.to_thread.run_sync(opening.__enter__)
     try:
-        with _bare_errors():
+        with bare_errors():
             if not network:
                 async with _running(Node(library, None, rng)) as node:
                     yield node
@@ -497,18 +470,6 @@ async def open_node(config: Config, *, network: bool = True) -> AsyncIterator[No
                 yield node
     finally:
         opening.__exit__(None, None, None)
-
-
-@contextmanager
-def _bare_errors() -> Iterator[None]:
-    """Take a lone error out of the groups that nurseries wrap it in, so that callers can catch it by its class."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        lone: BaseException = group
-        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-            lone = lone.exceptions[0]
-        raise lone from lone.__cause__
 
 
 @asynccontextmanager

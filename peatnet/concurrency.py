@@ -1,0 +1,89 @@
+"""Small things that trio leaves to its users: cancelling threads, lone errors in groups, waking, change feeds."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import structlog
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+def cancellable(progress: Callable[[int], None] | None = None) -> Callable[[int], None]:
+    """A progress callback for work in a trio worker thread that lets the work be cancelled between its calls."""
+
+    def report(done: int) -> None:
+        trio.from_thread.check_cancelled()
+        if progress is not None:
+            progress(done)
+
+    return report
+
+
+@contextmanager
+def bare_errors() -> Iterator[None]:
+    """Take a lone error out of the groups that nurseries wrap it in, so that callers can catch it by its class."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        lone: BaseException = group
+        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
+            lone = lone.exceptions[0]
+        raise lone from lone.__cause__
+
+
+class Stirring:
+    """Something that happens again and again, and that several tasks wait for.
+
+    To miss nothing, take ``event`` before looking at what it may have changed, and wait for it afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+
+    def stir(self) -> None:
+        """Wake everybody who waits now."""
+        self.event.set()
+        self.event = trio.Event()
+
+
+class Feed(Generic[T]):
+    """Tells any number of subscribers of changes, without ever waiting for one.
+
+    Args:
+        buffer: how many changes a slow subscriber may leave unread before it misses the next ones.
+    """
+
+    def __init__(self, buffer: int) -> None:
+        self._buffer = buffer
+        self._subscribers: set[trio.MemorySendChannel[T]] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._subscribers)
+
+    def tell(self, change: T) -> None:
+        """Give a change to all subscribers that have room for it."""
+        for channel in self._subscribers:
+            try:
+                channel.send_nowait(change)
+            except trio.WouldBlock:
+                log.debug("subscriber is slow; change dropped", change=change)
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[trio.MemoryReceiveChannel[T]]:
+        """Changes as they happen, for as long as the context lasts."""
+        send, receive = trio.open_memory_channel[T](self._buffer)
+        self._subscribers.add(send)
+        try:
+            with receive:
+                yield receive
+        finally:
+            self._subscribers.discard(send)
+            send.close()
