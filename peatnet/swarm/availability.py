@@ -140,9 +140,15 @@ class Rarity:
         return candidates
 
 
-def choose(candidates: int, limit: int, rng: random.Random) -> list[int]:
-    """Up to `limit` members of a set that is not empty: a random one, each as likely, and its successors."""
-    start = _select(candidates, rng.randrange(candidates.bit_count()))
+def choose(
+    candidates: int, limit: int, rng: random.Random, *, among: int | None = None
+) -> list[int]:
+    """Up to `limit` members of a set that is not empty: a random one, each as likely, and its successors.
+
+    With `among`, the random one is one of so many lowest.
+    """
+    count = candidates.bit_count()
+    start = _select(candidates, rng.randrange(count if among is None else min(among, count)))
     window = candidates >> start
     if limit == 1:
         return [start]

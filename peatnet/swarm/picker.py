@@ -1,7 +1,8 @@
 """Which chunk to ask of a source that has room for one more request.
 
-In this order: the rarest wanted chunk that it has and did not fail before, at random among equals; a chunk
-it did fail, once nobody else is left to try; and in the *endgame*, when nothing obtainable is wanted any
+In this order: the rarest wanted chunk that it has and did not fail before, at random among equals (among the
+first few of them, while no peer is still filling up: random order only serves to spread chunks among those who
+download together, and a blob that fills from its beginning can be hashed as a whole meanwhile); a chunk it did fail, once nobody else is left to try; and in the *endgame*, when nothing obtainable is wanted any
 more, a chunk that is out to another source and would come sooner from this one.
 
 "Sooner" is judged by pace. The request at position p of a source's queue is expected p+1 chunk times after the
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from peatnet.swarm.sources import Source
+
+
+# Enough that two downloaders who do not know of each other yet seldom ask for the same chunk first.
+IN_ORDER_AMONG = 16
 
 
 class Picker:
@@ -84,7 +89,9 @@ class Picker:
         if source.avoid:
             candidates ^= candidates & mask_of(source.avoid, self._board.n_chunks)
         if candidates:
-            found = choose(self._board.rarity.rarest(candidates), self._ahead, self._rng)
+            among = None if self._others_fill_up() else IN_ORDER_AMONG
+            rarest = self._board.rarity.rarest(candidates)
+            found = choose(rarest, self._ahead, self._rng, among=among)
             source.plan = found[:0:-1]
             return found[0]
         again = self._failed_before(source)
@@ -102,6 +109,14 @@ class Picker:
             index in source.has
             and self.may_ask(source)
             and not (self._gaps_only(source) and self._board.rarity.count(index))
+        )
+
+    def _others_fill_up(self) -> bool:
+        """Whether some living peer lacks something, so that it may be downloading as we are."""
+        n_chunks = self._board.n_chunks
+        return any(
+            other.tier is Tier.PEER and other.has.count < n_chunks
+            for other in self._board.living.values()
         )
 
     def _gaps_only(self, source: Source) -> bool:

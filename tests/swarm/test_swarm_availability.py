@@ -71,6 +71,13 @@ def test_choice_is_a_run_of_members(members: set[int], limit: int, seed: int) ->
     assert chosen == ascending[start : start + limit]
 
 
+@given(st.sets(INDEX, min_size=1), st.integers(1, 20), st.integers(0, 99))
+@settings(deadline=None)
+def test_a_choice_among_the_lowest(members: set[int], among: int, seed: int) -> None:
+    (chosen,) = choose(as_mask(members), 1, random.Random(seed), among=among)
+    assert chosen in sorted(members)[:among]
+
+
 def test_each_member_is_as_likely_wherever_the_gaps_are() -> None:
     members = {0, 1, 2, 100, 140}
     rng = random.Random(7)

@@ -25,6 +25,7 @@ from peatnet.swarm import (
     Tick,
     Tier,
 )
+from peatnet.swarm.picker import IN_ORDER_AMONG
 
 
 def test_a_download_from_one_peer() -> None:
@@ -59,6 +60,17 @@ def test_a_complete_blob_is_done_at_the_first_event() -> None:
 
 def test_before_the_first_event_there_is_nothing_to_wake_up_for() -> None:
     assert make(2).next_wakeup() is None
+
+
+def test_a_lone_downloader_fills_the_blob_from_its_beginning() -> None:
+    swarm = make(1000, first_window=8)
+    assert max(requests(join(swarm, "full"))) < 8 + IN_ORDER_AMONG
+
+
+def test_beside_others_that_fill_up_the_order_is_random() -> None:
+    swarm = make(1000, first_window=8)
+    join(swarm, "partial", 999)
+    assert max(requests(join(swarm, "full"))) > 8 + IN_ORDER_AMONG
 
 
 def test_the_rarest_chunk_goes_first() -> None:

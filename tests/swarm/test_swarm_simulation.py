@@ -93,7 +93,8 @@ def test_http_takes_over_when_the_source_is_gone(how: str) -> None:
     fleet, nodes = fleet_of(3, source, web)
     fleet.run()
     assert all_done(nodes)
-    assert 0 < web.sent <= CHUNKS
+    # Three nodes that fetched each for itself would take close to 3 x CHUNKS.
+    assert 0 < web.sent <= 1.25 * CHUNKS
 
 
 def test_http_is_not_touched_while_peers_deliver() -> None:
