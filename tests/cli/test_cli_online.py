@@ -1,0 +1,65 @@
+"""Commands that reach a node: this machine's running one, or others', from a directory where none runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from support.nodes import Cluster, environment, peatnet
+
+from peatnet.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Cluster]:
+    nodes = Cluster(tmp_path)
+    yield nodes
+    nodes.close()
+
+
+def test_get_without_a_node_and_control_c_with_one(nodes: Cluster, tmp_path: Path) -> None:
+    model = tmp_path / "m-q8_0.gguf"
+    model.write_bytes(os.urandom(3_000_000))
+    seed = nodes.up("seed", "--fetch", "none")
+    manifest = seed.json("publish", model, "--id", "m")
+
+    # No node runs here: the command joins the network for as long as the model takes.
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    settings = f"peers = [{json.dumps(seed.addr)}]\nmdns = false\ngive_up_after_s = 10\n"
+    (alone / "config.toml").write_text(settings)
+    got = peatnet(alone, "get", "m", "--json").json()
+    assert got["blob_hash"] == manifest["blob_hash"]
+    assert got["bytes_by_source"] == {f"peer:{seed.peer_id}": 3_000_000}
+    assert peatnet(alone, "get", "m", "--json").json()["bytes_by_source"] == {}
+    (alone / "config.toml").write_text(settings.replace("= 10", "= 0.5"))
+    peatnet(alone, "get", "nosuch").failed(NotFound)
+
+    # A node runs: Ctrl-C ends what the command has asked it for, and nothing else.
+    nowhere = "ab" * 32
+    with subprocess.Popen(
+        [sys.executable, "-m", "peatnet", "get", nowhere],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(seed.data_dir),
+        text=True,
+    ) as waiting:
+        try:
+            seed.wait_log(nowhere)
+            waiting.send_signal(signal.SIGINT)
+            out, err = waiting.communicate(timeout=30)
+        finally:
+            waiting.kill()
+    assert (waiting.returncode, out, err) == (130, "", "")
+    seed.stop()
+    assert "Traceback" not in seed.log()
+    assert "[error" not in seed.log()
