@@ -72,10 +72,7 @@ class Wire:
         }
 
     def frames(self, side: str) -> FrameStream:
-        async def abandon() -> None:
-            raise AssertionError("a write was cut")
-
-        return FrameStream(cast("INetStream", self.ends[side]), f"the {side}'s peer", abandon)
+        return FrameStream(cast("INetStream", self.ends[side]), f"the {side}'s peer")
 
     async def run(self, *sides: Callable[[], Coroutine[Any, Any, None]]) -> None:
         with trio.fail_after(30):
