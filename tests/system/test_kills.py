@@ -84,11 +84,15 @@ def test_http_takes_over_from_a_source_that_was_killed(cluster: Cluster, tmp_pat
         wait_chunks(taker, model, 8)
         source.kill()
         got = finish(get).json()
-        assert got["bytes_by_source"] == {
-            f"peer:{source.peer_id}": 8 * MIB,
-            f"http:{web.url.split('/')[2]}": SIZE - 8 * MIB,
-        }
-        assert web.bytes_sent == SIZE - 8 * MIB
+        by_peer = got["bytes_by_source"].pop(f"peer:{source.peer_id}")
+        by_http = got["bytes_by_source"].pop(f"http:{web.url.split('/')[2]}")
+        assert got["bytes_by_source"] == {}
+        assert by_peer in {
+            8 * MIB,
+            7 * MIB + SIZE % MIB,
+        }  # the short chunk may have been among them
+        assert by_peer + by_http == SIZE
+        assert web.bytes_sent == by_http
     assert filecmp.cmp(got["path"], model, shallow=False)
     assert filecmp.cmp(taker.copy_of("m"), model, shallow=False)
 

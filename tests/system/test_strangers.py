@@ -12,7 +12,7 @@ from support.records import frame, manifest_of, raw_frame, record_of
 from support.strangers import Stranger
 from support.waiting import wait_until
 
-from peatnet.errors import NoSource
+from peatnet.errors import IntegrityError, NoSource
 from peatnet.records import KeyPair
 
 if TYPE_CHECKING:
@@ -366,7 +366,7 @@ def test_a_holder_of_corrupt_chunks_is_banned_at_once_and_named(
     stranger.serve(**replies(model, get=corrupt))
     stranger.publish(RECORDS, record_of(FRIEND, manifest_of(model, "corrupt")))
     target.wait_model("corrupt")
-    target.run("get", "corrupt", "--source", "peers").failed(NoSource)
+    target.run("get", "corrupt", "--source", "peers").failed(IntegrityError)
     wait_until(lambda: stranger.peer_id in target.banned())
     banned = [line for line in target.log().splitlines() if "banned" in line]
     assert any(stranger.peer_id in line for line in banned)
