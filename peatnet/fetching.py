@@ -2,8 +2,8 @@
 
 A table that a trusted publisher signed is looked for among the peers until one matches. Without a signature a
 peer's table is used on trial: each chunk is checked against it, the whole against the blob's hash, and a peer
-whose table led astray is banned and the next one's tried. Where no peer has a table in time, a download_url is
-read as one stream and verified at its end.
+whose table led astray is banned and the next one's tried. Where no peer has a table in time, the file behind a
+download_url is fetched without one, and verified at its end.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import trio
 from peatnet.blobs import ChunkTable, Hash
 from peatnet.concurrency import Stirring, cancellable
 from peatnet.errors import IntegrityError, NoSource, RemoteProtocolError
-from peatnet.net.http_loose import fetch_loose
-from peatnet.net.http_source import HttpSource
 from peatnet.net.standing import Offence
 from peatnet.swarm import SwarmSettings, Tier
 from peatnet.transfer import Download, DownloadSettings, RateMeter
@@ -145,7 +143,7 @@ class BlobFetch:
     # The table
 
     async def _find_table(self) -> _Offer | None:
-        """The chunk table to fetch by; None means that the URL is to be read as one stream."""
+        """The chunk table to fetch by; None means that the URL is to be fetched from without one."""
         if self._blob is None:
             if self._url is None:
                 raise NoSource(f"{self._what}: its manifest names neither a blob nor a URL")
@@ -273,6 +271,8 @@ class BlobFetch:
 
     async def _feed_sources(self, download: Download, table: ChunkTable) -> None:
         if self._url is not None:
+            from peatnet.net.http_source import HttpSource  # noqa: PLC0415  # httpx takes long to import
+
             download.add_source(
                 HttpSource(
                     self._url,
@@ -305,7 +305,9 @@ class BlobFetch:
         for source, count in now.bytes_by_source.items():
             total[source] = total.get(source, 0) + count
         verified = max(now.verified_bytes, self.progress.verified_bytes)
-        self.progress = Progress(now.size, verified, now.rate, now.eta, total)
+        self.progress = Progress(
+            now.size, verified, now.rate, now.eta, total, received_bytes=verified
+        )
 
     def _banned(self, source: str, reason: str) -> None:
         kind, _, name = source.partition(":")
@@ -315,6 +317,9 @@ class BlobFetch:
             log.warning("source sent wrong bytes", source=source, reason=reason)
 
     async def _fetch_loose(self) -> BlobInfo:
+        from peatnet.net.http_loose import fetch_loose  # noqa: PLC0415  # httpx takes long to import
+        from peatnet.net.http_source import HttpSource  # noqa: PLC0415  # httpx takes long to import
+
         url, size = self._url, self._size
         name = self._blob or (Hash.parse(self._sha256) if self._sha256 else None)
         if url is None or name is None or not size:
@@ -326,19 +331,33 @@ class BlobFetch:
         loose = await trio.to_thread.run_sync(self._store.start_loose, name, size)
         source = HttpSource(url, size=size, chunk_size=size).name
         meter = RateMeter(trio.current_time())
-        earlier = loose.received
+        earlier = self._received = loose.received
 
         def progress(received: int) -> None:
-            # Received, not verified: that comes at the end, for the whole at once. Never shown as more.
+            # Not verified: that comes at the end, for the whole at once. Never shown as verified.
+            nonlocal earlier
+            if received < self._received:
+                earlier = 0  # the server's file has changed, and is fetched anew
             meter.add(max(0, received - self._received))
             self._received = received
             rate = meter.rate(trio.current_time())
-            fetched = {source: max(0, received - earlier)}
-            self.progress = replace(self.progress, rate=rate, bytes_by_source=fetched)
+            self.progress = replace(
+                self.progress,
+                received_bytes=max(received, self.progress.received_bytes),
+                rate=rate,
+                eta_s=(size - received) / rate if rate > 0 else None,
+                bytes_by_source={source: received - earlier},
+            )
 
-        self._received = earlier
+        progress(loose.received)
         try:
-            await fetch_loose(url, loose, size=size, progress=progress)
+            await fetch_loose(
+                url,
+                loose,
+                size=size,
+                connections=HTTP_CONNECTIONS,
+                progress=progress,
+            )
             adopt = partial(
                 self._store.adopt_loose,
                 loose,
@@ -350,5 +369,12 @@ class BlobFetch:
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(loose.close)
-        self.progress = Progress(info.size, info.size, 0.0, 0.0, self.progress.bytes_by_source)
+        self.progress = Progress(
+            info.size,
+            info.size,
+            0.0,
+            0.0,
+            self.progress.bytes_by_source,
+            received_bytes=info.size,
+        )
         return info

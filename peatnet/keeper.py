@@ -6,6 +6,7 @@ model anyway. What a person asked for is an intent on disk first, so that it goe
 
 from __future__ import annotations
 
+import math
 import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ class Job:
 class _Retry:
     failures: int = 0
     due: float = 0.0
+    lasting: bool = False
 
 
 class Keeper:
@@ -76,6 +78,7 @@ class Keeper:
         library: the node's models and store.
         peers: the network; None without one.
         rng: breaks ties, spreads retries.
+        lasting: whether what is asked for and not done is taken up again when the node next starts.
         on_change: called with a model whose state has changed.
         on_blob: called with a blob of which the first chunk, or all, has come.
     """
@@ -86,16 +89,19 @@ class Keeper:
         peers: Peers | None,
         rng: random.Random,
         *,
+        lasting: bool,
         on_change: Callable[[Model], None],
         on_blob: Callable[[Hash], None],
     ) -> None:
         self._library = library
         self._peers = peers
         self._rng = rng
+        self._lasting = lasting
+        self._given_up: set[str] = set()
         self._on_change = on_change
         self._on_blob = on_blob
         self._jobs: dict[str, Job] = {}
-        self._retries: dict[str, _Retry] = {}
+        self._retries: dict[tuple[str, bytes], _Retry] = {}
         self._stirring = Stirring()
         self._wake = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -114,7 +120,8 @@ class Keeper:
         if peers:
             self._stirring.stir()
             for retry in self._retries.values():
-                retry.due = min(retry.due, trio.current_time() + FIRST_RETRY)
+                if not retry.lasting:
+                    retry.due = min(retry.due, trio.current_time() + FIRST_RETRY)
         self._wake.set()
 
     async def get(
@@ -134,7 +141,8 @@ class Keeper:
             PeatnetError: as :meth:`BlobFetch.run` raises.
         """
         name = _name(target.model, target.blob)
-        await trio.to_thread.run_sync(self._library.add_intent, name, choice.value)
+        if self._lasting:
+            await trio.to_thread.run_sync(self._library.add_intent, name, choice.value)
         job = self._jobs.get(name)
         if job is not None and choice not in {SourceChoice.ANY, job.choice}:
             # The new wish goes before the old one; what is here already stays.
@@ -152,8 +160,9 @@ class Keeper:
                     await job.done.wait()
         finally:
             job.waiters -= 1
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._library.drop_intent, name)
+            # Not here: when the node stops, everybody is cancelled, and what was asked for must stay on disk.
+            self._given_up.add(name)
+            self._wake.set()
             if not job.waiters and not self._wanted_anyway(job):
                 job.scope.cancel()
         if report is not None:
@@ -181,6 +190,8 @@ class Keeper:
             self._resume_intents()
             while True:
                 self._wake = trio.Event()
+                while self._given_up:
+                    await trio.to_thread.run_sync(self._library.drop_intent, self._given_up.pop())
                 soonest = self._start_due()
                 with trio.move_on_at(soonest):
                     await self._wake.wait()
@@ -208,7 +219,7 @@ class Keeper:
             name = _name(target.model, target.blob)
             if name in self._jobs or len(self._jobs) >= PARALLEL_FETCHES:
                 continue
-            retry = self._retries.get(name)
+            retry = self._retries.get(_retry_key(target))
             if retry is not None and retry.due > now:
                 soonest = min(soonest, retry.due)
                 continue
@@ -266,10 +277,10 @@ class Keeper:
         try:
             with job.scope:
                 info = await self._fetch(job)
-                self._retries.pop(job.name, None)
+                self._retries.pop(_retry_key(job.target), None)
                 job.info = info
                 if job.asked_for:
-                    await trio.to_thread.run_sync(self._library.drop_intent, job.name)
+                    self._given_up.add(job.name)
         except* PeatnetError as group:
             job.error = _first(group)
             await self._failed(job, job.error)
@@ -293,12 +304,18 @@ class Keeper:
         return info
 
     async def _failed(self, job: Job, error: PeatnetError) -> None:
-        retry = self._retries.setdefault(job.name, _Retry())
+        retry = self._retries.setdefault(_retry_key(job.target), _Retry())
         retry.failures += 1
-        # "Nobody is there" mends itself and is tried again soon; anything else may need a person.
+        # "Nobody is there" mends itself and is tried again soon; anything else may need a person. A manifest that
+        # contradicts its file stays wrong: only a new record, or somebody who asks, is worth another try.
         lasting = not isinstance(error, NoSource) or isinstance(error, HttpSourceError)
         delay = FIRST_RETRY * 2.0 ** min(retry.failures + (3 if lasting else -1), 8)
-        retry.due = trio.current_time() + min(LONGEST_RETRY, delay) * self._rng.uniform(0.75, 1.25)
+        if isinstance(error, IntegrityError):
+            delay = math.inf
+        else:
+            delay = min(LONGEST_RETRY, delay) * self._rng.uniform(0.75, 1.25)
+        retry.due = trio.current_time() + delay
+        retry.lasting = lasting
         log.warning(
             "fetch failed", target=str(job.target.model or job.target.blob), error=str(error)
         )
@@ -325,6 +342,12 @@ def _name(model: Model | None, blob: Hash | None) -> str:
     if model is None:
         raise LocalProtocolError("a target without a model and without a blob")
     return f"{model.publisher}/{model.record.key}"
+
+
+def _retry_key(target: Target) -> tuple[str, bytes]:
+    """What failed: a fetch as one record describes it; a newer record starts with a clean slate."""
+    record = target.model.record.id if target.model is not None else b""
+    return _name(target.model, target.blob), record
 
 
 def _first(group: BaseExceptionGroup[PeatnetError]) -> PeatnetError:

@@ -61,14 +61,21 @@ class Node:
         peer_id: its peer id, which is its publisher id as well.
     """
 
-    def __init__(self, library: Library, network: Network | None, rng: random.Random) -> None:
+    def __init__(
+        self, library: Library, network: Network | None, rng: random.Random, *, lasting: bool
+    ) -> None:
         self.config = library.config
         self.peer_id = library.identity.peer_id
         self._library = library
         self._network = network
         self._feed: Feed[Change] = Feed(SUBSCRIPTION_BUFFER)
         self._keeper = Keeper(
-            library, network, rng, on_change=self._model_changed, on_blob=self._blob_changed
+            library,
+            network,
+            rng,
+            lasting=lasting and network is not None,
+            on_change=self._model_changed,
+            on_blob=self._blob_changed,
         )
         library.ledger.on_change.append(self._record_changed)
         if network is not None:
@@ -233,6 +240,16 @@ class Node:
         return self._feed.subscribe()
 
     # Fetching
+
+    async def is_here(self, reference: str) -> bool:
+        """Whether a model or blob is in the store, complete.
+
+        Raises:
+            NotFound, Ambiguous, UsageError: as the reference is.
+            IntegrityError: what is here contradicts the manifest.
+        """
+        target = self._library.find(reference)
+        return await trio.to_thread.run_sync(self._complete, target) is not None
 
     async def get(
         self,
@@ -430,12 +447,15 @@ def _check_out(out: Path, *, force: bool) -> None:
 
 
 @asynccontextmanager
-async def open_node(config: Config, *, network: bool = True) -> AsyncIterator[Node]:
+async def open_node(
+    config: Config, *, network: bool = True, lasting: bool = True
+) -> AsyncIterator[Node]:
     """Run a node for as long as the context lasts.
 
     Args:
         config: its settings; see :func:`peatnet.config.load_config`.
         network: False for a node that only works on its store: libp2p is not imported, nothing listens.
+        lasting: False for a node that lives for one task: what it was asked for and has not done is forgotten.
 
     Raises:
         DataDirLocked: another node runs on the data directory.
@@ -449,7 +469,7 @@ async def open_node(config: Config, *, network: bool = True) -> AsyncIterator[No
     try:
         with bare_errors():
             if not network:
-                async with _running(Node(library, None, rng)) as node:
+                async with _running(Node(library, None, rng, lasting=False)) as node:
                     yield node
                 return
             # Importing libp2p takes about a second; a node without a network does not pay it.
@@ -465,7 +485,7 @@ async def open_node(config: Config, *, network: bool = True) -> AsyncIterator[No
                     mdns=config.mdns,
                     rng=rng,
                 ) as net,
-                _running(Node(library, net, rng)) as node,
+                _running(Node(library, net, rng, lasting=lasting)) as node,
             ):
                 yield node
     finally:

@@ -75,10 +75,15 @@ class GetResult(_View):
 
 @dataclass(frozen=True, slots=True)
 class Progress(_View):
-    """How far a download is. ``verified_bytes`` never falls; ``rate`` is in bytes a second."""
+    """How far a download is; ``rate`` is in bytes a second.
+
+    ``received_bytes`` are those verified and those that are here but can be verified only as a whole, when all have
+    come; it exceeds ``verified_bytes`` only where a file is fetched without a chunk table. Neither ever falls.
+    """
 
     size_bytes: int
     verified_bytes: int
+    received_bytes: int = field(default=0, kw_only=True)
     rate: float
     eta_s: float | None
     bytes_by_source: dict[str, int] = field(default_factory=dict)

@@ -97,7 +97,7 @@ async def _run_verb(
             return await verb.run(node, parsed, emit)
     # A node that lives for one verb is not in the way of the one that will run here, and fetches nothing else.
     config = config.model_copy(update={"listen": ["/ip4/0.0.0.0/tcp/0"], "fetch": FetchPolicy.NONE})
-    async with open_node(config, network=True) as node:
+    async with open_node(config, lasting=False) as node:
         await _hear_of(node, parsed.reference)
         return await verb.run(node, parsed, emit)
 
@@ -106,13 +106,9 @@ async def _needs_peers(node: Node, params: GetParams) -> bool:
     if params.source is SourceChoice.HTTP:
         return False
     try:
-        wanted = (await node.show(params.reference)).blob_hash
+        return not await node.is_here(params.reference)
     except NotFound:
-        wanted = params.reference.lower()  # a hash, or a model that only others know
-    return not any(
-        view.local_path and wanted and (view.blob_hash or "").startswith(wanted)
-        for view in await node.models()
-    )
+        return True  # a model that only others know
 
 
 async def _hear_of(node: Node, reference: str) -> None:
