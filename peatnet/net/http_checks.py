@@ -165,6 +165,18 @@ def validator(headers: Mapping[str, str]) -> str | None:
     return modified if 0 < len(modified) <= MAX_VALIDATOR else None
 
 
+def is_another_version(known: str | None, headers: Mapping[str, str]) -> bool:
+    """Whether an answer's validator contradicts ``known``, one of an earlier answer; silence does not.
+
+    A server that knows no If-Range answers 206 whatever the file has become. A date says nothing about an ETag: a
+    206 need not carry both.
+    """
+    found = validator(headers)
+    if known is None or found is None or known.startswith('"') != found.startswith('"'):
+        return False
+    return known != found
+
+
 def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the server asks us to wait (RFC 9110 10.2.3, the form with a number); 0 when it does not."""
     text = headers.get("retry-after", "").strip()

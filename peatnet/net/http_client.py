@@ -7,7 +7,7 @@ number of times; ``HttpSourceError`` will not (404, another size, a web page).
 from __future__ import annotations
 
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Self
@@ -19,12 +19,14 @@ from peatnet.errors import HttpSourceError
 from peatnet.net import http_checks as checks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Client errors that say "not now" and not "no": time-out, too early, too many requests.
 _TRANSIENT = frozenset({408, 425, 429})
+# What a server says to whom it finds too busy.
+_REFUSALS = frozenset({429, 503})
 _DISCARD_UNIT = 64 * 1024
 
 
@@ -69,12 +71,14 @@ class Transient(Exception):
     Args:
         message: what happened, where.
         wait: how long the server asked us to wait, in seconds.
+        refused: the server said that it has enough to do.
     """
 
-    def __init__(self, message: str, *, wait: float = 0.0) -> None:
+    def __init__(self, message: str, *, wait: float = 0.0, refused: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.wait = wait
+        self.refused = refused
 
     def final(self, attempts: int) -> HttpSourceError:
         """The error that tells the user, once ``attempts`` tries have failed."""
@@ -156,10 +160,11 @@ class Body:
 
     async def _next_piece(self) -> bool:
         self._started = True
-        async for piece in self._pieces:
-            if piece:
-                self._piece = memoryview(piece)
-                return True
+        with _translating(self._where):
+            async for piece in self._pieces:
+                if piece:
+                    self._piece = memoryview(piece)
+                    return True
         return False
 
 
@@ -209,30 +214,21 @@ class HttpClient:
     async def get(self, headers: dict[str, str]) -> AsyncIterator[tuple[httpx.Response, str]]:
         """Send a GET and give the 200, 206 or 416 response, its body unread, with its URL for messages.
 
-        Errors of httpx that come up inside the ``async with`` block are translated too.
-
         Raises:
             HttpSourceError: any other status that will not change, a redirect that may not be followed, a
                 web page, an encoded body.
             Transient: everything that may go away by itself.
         """
-        where = checks.display(self._final or self.url)
-        try:
+        with _translating(checks.display(self._final or self.url)):
             response = await self._follow(headers)
-            where = checks.display(response.request.url)
-            try:
-                if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    checks.check_body_kind(where, response.headers)
-                yield response, where
-            finally:
-                with trio.CancelScope(shield=True):
-                    await response.aclose()
-        except httpx.TimeoutException as exc:
-            raise Transient(f"{where}: the server does not answer in time") from exc
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
-            raise HttpSourceError(f"{where}: {exc}") from exc
-        except httpx.HTTPError as exc:
-            raise _translated(exc, where) from exc
+        where = checks.display(response.request.url)
+        try:
+            if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                checks.check_body_kind(where, response.headers)
+            yield response, where
+        finally:
+            with trio.CancelScope(shield=True):
+                await response.aclose()
 
     async def _follow(self, headers: dict[str, str]) -> httpx.Response:
         """Send the request along redirects, to a response that may be used."""
@@ -253,7 +249,11 @@ class HttpClient:
                 url = checks.redirect_target(url, response.headers.get("location"))
             elif status >= 500 or status in _TRANSIENT:
                 wait = checks.retry_after(response.headers)
-                raise Transient(f"{checks.display(url)}: {_status(response)}", wait=wait)
+                raise Transient(
+                    f"{checks.display(url)}: {_status(response)}",
+                    wait=wait,
+                    refused=status in _REFUSALS,
+                )
             elif remembered:
                 remembered, self._final, url = False, None, self.url
             else:
@@ -264,6 +264,19 @@ class HttpClient:
         raise HttpSourceError(
             f"{checks.display(self.url)}: more than {self._settings.max_redirects} redirects"
         )
+
+
+@contextmanager
+def _translating(where: str) -> Iterator[None]:
+    """Sort the errors of httpx into the two kinds."""
+    try:
+        yield
+    except httpx.TimeoutException as exc:
+        raise Transient(f"{where}: the server does not answer in time") from exc
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
+        raise HttpSourceError(f"{where}: {exc}") from exc
+    except httpx.HTTPError as exc:
+        raise _translated(exc, where) from exc
 
 
 def _translated(exc: httpx.HTTPError, where: str) -> Exception:
