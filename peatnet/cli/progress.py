@@ -54,13 +54,13 @@ def fetch_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
             if left is not None and rate:
                 speed += f", {human_time(left)} left"
             bar.sources = describe_sources(progress["bytes_by_source"])
-            bar.update(
-                task,
-                completed=progress["verified_bytes"],
-                total=progress["size_bytes"],
-                amount=_amount(progress["verified_bytes"], progress["size_bytes"]),
-                speed=speed,
-            )
+            verified, size = progress["verified_bytes"], progress["size_bytes"]
+            # Older nodes do not say what they have received.
+            received = max(verified, progress.get("received_bytes", 0))
+            amount = _amount(received, size)
+            if received > verified:
+                amount += ", unverified"
+            bar.update(task, completed=received, total=size, amount=amount, speed=speed)
 
         yield update
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from peatnet.concurrency import Stirring
+import trio
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +64,7 @@ class Window:
         self._under_way: deque[Segment] = deque()  # without a gap, the earliest first
         self._given_up: list[Segment] = []
         self._gone = 0  # bytes of the earliest segment that have left
-        self._stirring = Stirring()
+        self._changed = trio.Event()  # a new one after each change
 
     # For those who fill
 
@@ -92,21 +92,21 @@ class Window:
     async def next(self) -> Segment | None:
         """The segment to work on next, as soon as there is one; None when all are begun."""
         while True:
-            stirred = self._stirring.event
+            changed = self._changed
             if (segment := self.begin()) is not None or self._next == self._end:
                 return segment
-            await stirred.wait()
+            await changed.wait()
 
     def grown(self, segment: Segment, count: int) -> None:
         """Count ``count`` more bytes of a segment as there."""
         segment.filled += count
         self.received += count
-        self._stirring.stir()
+        self._wake()
 
     def give_up(self, segment: Segment) -> None:
         """Leave a segment to others, with what is there of it."""
         self._given_up.append(segment)
-        self._stirring.stir()
+        self._wake()
 
     # For the one who writes
 
@@ -121,10 +121,10 @@ class Window:
     async def wait_ready(self, least: int) -> memoryview:
         """As ``ready``, once it is not empty; empty when everything has left."""
         while True:
-            stirred = self._stirring.event
+            changed = self._changed
             if (view := self.ready(least)) or (self._next == self._end and not self._under_way):
                 return view
-            await stirred.wait()
+            await changed.wait()
 
     def left(self, count: int) -> None:
         """Count the first ``count`` bytes of ``ready`` as gone; a segment that is all gone frees its buffer."""
@@ -134,4 +134,8 @@ class Window:
             self._under_way.popleft()
             self._gone = 0
             self._free.append(earliest.view)
-            self._stirring.stir()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
