@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from peatnet.models import ModelManifest as ModelManifest
     from peatnet.models import ModelUpdateCommand as ModelUpdateCommand
     from peatnet.node import Node as Node
-    from peatnet.node import open_node as open_node
+    from peatnet.opening import open_node as open_node
+    from peatnet.views import Change as Change
     from peatnet.views import GetResult as GetResult
+    from peatnet.views import ModelChanged as ModelChanged
     from peatnet.views import ModelView as ModelView
+    from peatnet.views import PeerChanged as PeerChanged
     from peatnet.views import PeerView as PeerView
     from peatnet.views import Progress as Progress
     from peatnet.views import SourceChoice as SourceChoice
@@ -29,21 +32,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Change": "views",
     "Config": "config",
     "FetchPolicy": "config",
     "GetResult": "views",
     "HardwareRequirements": "models",
     "LocalModelState": "models",
+    "ModelChanged": "views",
     "ModelManifest": "models",
     "ModelUpdateCommand": "models",
     "ModelView": "views",
     "Node": "node",
     "PeatnetError": "errors",
+    "PeerChanged": "views",
     "PeerView": "views",
     "Progress": "views",
     "SourceChoice": "views",
     "load_config": "config",
-    "open_node": "node",
+    "open_node": "opening",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]  # noqa: PLE0604  # all are strings; the rule cannot see it  # all are strings; the list is built from _HOME

@@ -123,6 +123,10 @@ class BlobFetch:
             IntegrityError: the bytes contradict the manifest.
             DiskFull, StorageError: from the store.
         """
+        if self._blob is not None:
+            info = await trio.to_thread.run_sync(self._store.info, self._blob)
+            if info is not None:
+                return info
         if self._peers is None and self._url is None:
             raise NoSource(
                 f"{self._what} has no download_url",

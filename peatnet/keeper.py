@@ -319,7 +319,7 @@ class Keeper:
         log.warning(
             "fetch failed", target=str(job.target.model or job.target.blob), error=str(error)
         )
-        if job.target.model is not None:
+        if job.target.model is not None and self._library.ready_info(job.target.model) is None:
             state = LocalState(
                 blob=self._library.state(job.target.model).blob, error=str(error), failed=lasting
             )

@@ -247,6 +247,13 @@ class Library:
         self.remember(model, LocalState(blob=info.hash, path=relative, verified_at=now))
         return path
 
+    def place_all(self, publisher: str) -> None:
+        """Put the ready models of a publisher, who is trusted now, in their places."""
+        for model in self.models():
+            info = self.ready_info(model) if model.publisher == publisher else None
+            if info is not None:
+                self.set_ready(model, info)
+
     def _place(self, model: Model, info: BlobInfo) -> Path:
         """``models/<id>/<file>``, or the blob itself where another publisher's model has that name.
 

@@ -8,8 +8,6 @@ All methods belong to the trio task tree that opened the node. Blocking work is 
 
 from __future__ import annotations
 
-import random
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,10 +15,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from peatnet.blobs import AddMode, Hash
-from peatnet.concurrency import Feed, bare_errors, cancellable
+from peatnet.concurrency import Feed, cancellable
 from peatnet.errors import AlreadyExists, IntegrityError, NotFound, UsageError
 from peatnet.keeper import Keeper
-from peatnet.library import Model, check_against, open_library
+from peatnet.library import Model, check_against
 from peatnet.records import RecordType
 from peatnet.records.bodies import Withdrawal, decode_command
 from peatnet.views import (
@@ -35,15 +33,16 @@ from peatnet.views import (
 )
 
 if TYPE_CHECKING:
+    import random
+
     # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from trio_typing import TaskStatus
 
     from peatnet.blobs import BlobInfo, GcReport, VerifyReport
-    from peatnet.config import Config
     from peatnet.library import Library, Target
     from peatnet.models import ModelManifest, ModelUpdateCommand
     from peatnet.net.network import Network
@@ -318,6 +317,7 @@ class Node:
             UsageError: it is no peer id.
         """
         await self._library.ledger.trust(peer_id)
+        await trio.to_thread.run_sync(self._library.place_all, peer_id)
         self._keeper.wake()
         if self._network is not None:
             self._network.sync_with_all()
@@ -444,59 +444,3 @@ def _check_out(out: Path, *, force: bool) -> None:
         raise AlreadyExists(f"{out} exists", hint="--force overwrites it")
     if not out.parent.is_dir():
         raise NotFound(f"the directory {out.parent} does not exist", hint="make it first")
-
-
-@asynccontextmanager
-async def open_node(
-    config: Config, *, network: bool = True, lasting: bool = True
-) -> AsyncIterator[Node]:
-    """Run a node for as long as the context lasts.
-
-    Args:
-        config: its settings; see :func:`peatnet.config.load_config`.
-        network: False for a node that only works on its store: libp2p is not imported, nothing listens.
-        lasting: False for a node that lives for one task: what it was asked for and has not done is forgotten.
-
-    Raises:
-        DataDirLocked: another node runs on the data directory.
-        ListenError: an address cannot be listened on.
-        UsageError: an address or a peer id in the configuration is malformed.
-        StorageError: the data directory cannot be used.
-    """
-    rng = random.SystemRandom()
-    opening = open_library(config)
-    library = await trio.to_thread.run_sync(opening.__enter__)
-    try:
-        with bare_errors():
-            if not network:
-                async with _running(Node(library, None, rng, lasting=False)) as node:
-                    yield node
-                return
-            # Importing libp2p takes about a second; a node without a network does not pay it.
-            from peatnet.net.network import open_network  # noqa: PLC0415  # see above
-
-            async with (
-                open_network(
-                    library.identity.seed,
-                    library.ledger,
-                    library.store,
-                    listen=config.listen,
-                    peers=config.peers,
-                    mdns=config.mdns,
-                    rng=rng,
-                ) as net,
-                _running(Node(library, net, rng, lasting=lasting)) as node,
-            ):
-                yield node
-    finally:
-        opening.__exit__(None, None, None)
-
-
-@asynccontextmanager
-async def _running(node: Node) -> AsyncIterator[Node]:
-    async with trio.open_nursery() as nursery:
-        await nursery.start(node.run)
-        try:
-            yield node
-        finally:
-            nursery.cancel_scope.cancel()

@@ -12,7 +12,7 @@ import trio
 from peatnet.api.verbs import VERBS, GetParams, first_error
 from peatnet.config import FetchPolicy
 from peatnet.errors import NotFound, PeatnetError, UsageError
-from peatnet.node import open_node
+from peatnet.opening import open_node
 from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:

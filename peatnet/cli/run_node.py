@@ -16,7 +16,7 @@ import trio
 from peatnet.api import control_socket, serve_control
 from peatnet.cli.errors import EXIT_BUG
 from peatnet.cli.output import print_line
-from peatnet.node import open_node
+from peatnet.opening import open_node
 
 if TYPE_CHECKING:
     from peatnet.config import Config

@@ -1,0 +1,74 @@
+"""A node's lifetime: what is opened, in which order, and closed again in the reverse one."""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from peatnet.concurrency import bare_errors
+from peatnet.library import open_library
+from peatnet.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from peatnet.config import Config
+
+
+@asynccontextmanager
+async def open_node(
+    config: Config, *, network: bool = True, lasting: bool = True
+) -> AsyncIterator[Node]:
+    """Run a node for as long as the context lasts.
+
+    Args:
+        config: its settings; see :func:`peatnet.config.load_config`.
+        network: False for a node that only works on its store: libp2p is not imported, nothing listens.
+        lasting: False for a node that lives for one task: what it was asked for and has not done is forgotten.
+
+    Raises:
+        DataDirLocked: another node runs on the data directory.
+        ListenError: an address cannot be listened on.
+        UsageError: an address or a peer id in the configuration is malformed.
+        StorageError: the data directory cannot be used.
+    """
+    rng = random.SystemRandom()
+    opening = open_library(config)
+    library = await trio.to_thread.run_sync(opening.__enter__)
+    try:
+        with bare_errors():
+            if not network:
+                async with _running(Node(library, None, rng, lasting=False)) as node:
+                    yield node
+                return
+            # Importing libp2p takes about a second; a node without a network does not pay it.
+            from peatnet.net.network import open_network  # noqa: PLC0415  # see above
+
+            async with (
+                open_network(
+                    library.identity.seed,
+                    library.ledger,
+                    library.store,
+                    listen=config.listen,
+                    peers=config.peers,
+                    mdns=config.mdns,
+                    rng=rng,
+                ) as net,
+                _running(Node(library, net, rng, lasting=lasting)) as node,
+            ):
+                yield node
+    finally:
+        opening.__exit__(None, None, None)
+
+
+@asynccontextmanager
+async def _running(node: Node) -> AsyncIterator[Node]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.run)
+        try:
+            yield node
+        finally:
+            nursery.cancel_scope.cancel()
