@@ -17,12 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from machine import describe_machine, revision
+from machine import Bystanders, describe_machine, revision
 from rich.console import Console
 from rich.table import Table
 
@@ -175,7 +175,10 @@ def measure(
         for number in range(1, rounds + 1):
             for name, run in runs.items():
                 os.sync()  # no row pays for what another one wrote
+                bystanders = Bystanders()
                 sample = run()
+                extras = {**sample.extras, "others_share": bystanders.share()}
+                sample = replace(sample, extras=extras)
                 note = " (thrown away)" if number == 1 else ""
                 _say(f"round {number}/{rounds}: {name}: {sample.value:.2f} {bench.unit}{note}")
                 if number > 1:
@@ -235,10 +238,11 @@ def print_table(bench: Bench, report: Mapping[str, Any]) -> None:
     size = f"{report['size_bytes'] / GIB:.3g} GiB"
     table = Table(title=f"{bench.name}: {size}, {report['rounds'] - 1} rounds counted")
     table.add_column("row", no_wrap=True)
-    for heading in (f"median {bench.unit}", "min", "max", *bench.columns.values()):
+    columns = {**bench.columns, "others_share": "others' share"}
+    for heading in (f"median {bench.unit}", "min", "max", *columns.values()):
         table.add_column(heading, justify="right", min_width=5)
     for row in report["rows"]:
-        shown = ("median", "min", "max", *bench.columns)
+        shown = ("median", "min", "max", *columns)
         table.add_row(row["name"], *(f"{row[key]:.4g}" if key in row else "" for key in shown))
     console.print(table)
     for found in report["ratios"]:

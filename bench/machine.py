@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,30 @@ def revision() -> str:
         return "unknown"
     dirty = _git("status", "--porcelain", "--", *MEASURED)
     return f"{commit}-dirty" if dirty else commit
+
+
+class Bystanders:
+    """How much of the machine others use from now on; it tells a busy machine's figures from a quiet one's."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._before = _busy_s() - _ours_s()
+
+    def share(self) -> float:
+        """From 0 to 1, of all cores. Right once our children have ended; the kernel's own threads count as others."""
+        used = _busy_s() - _ours_s() - self._before
+        whole = (time.monotonic() - self._began) * (os.cpu_count() or 1)
+        return min(max(used / whole, 0.0), 1.0)
+
+
+def _busy_s() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
+
+
+def _ours_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _git(*arguments: str) -> str | None:
