@@ -6,6 +6,7 @@ Only TCP over IPv4, IPv6 or DNS names is dialled or listened on; everything else
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ MAX_ADDRESS_BYTES = 512
 MAX_ADDRESSES = 16
 
 _HOST_PROTOCOLS = {"ip4", "ip6", "dns", "dns4", "dns6"}
+# The codes of the multiaddr registry; all below 128, so one byte each, as are the lengths of names we take.
+_BINARY_HOSTS = {b"\x04": "ip4", b"\x29": "ip6", b"\x35": "dns", b"\x36": "dns4", b"\x37": "dns6"}
+_DNS_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,125}[A-Za-z0-9])?")
 
 
 def _shape(address: Multiaddr) -> list[str]:
@@ -101,17 +105,33 @@ def check_can_listen(text: str) -> None:
 
 def announced_by_peer(raw: Iterable[bytes]) -> list[str]:
     """The dialable ones of the binary addresses that a peer announced; the others are left out."""
-    found: list[str] = []
-    for packed in raw:
-        try:
-            address = Multiaddr(packed)
-            shape = _shape(address)
-            text = str(address)
-        except (MultiaddrError, ValueError):
-            continue
-        if len(shape) == 2 and shape[0] in _HOST_PROTOCOLS and shape[1] == "tcp":
-            found.append(text)
-    return found[:MAX_ADDRESSES]
+    found = (_read_tcp_address(packed) for packed in raw)
+    return [text for text in found if text is not None][:MAX_ADDRESSES]
+
+
+def _read_tcp_address(packed: bytes) -> str | None:
+    """Read ``host/tcp`` in binary; None where it is anything else.
+
+    The multiaddr package is not meant for hostile bytes: it raises TypeError, EOFError and OverflowError on
+    some. What we dial has only these shapes (see https://github.com/multiformats/multiaddr): the code of the
+    host's protocol, the host (for names, after its length), the code of TCP, two bytes of port.
+    """
+    kind, host, port = packed[:1], packed[1:-3], packed[-2:]
+    if len(packed) < 4 or packed[-3:-2] != b"\x06" or port == b"\0\0":
+        return None
+    name = _BINARY_HOSTS.get(kind)
+    if name in {"ip4", "ip6"}:
+        if len(host) != (4 if name == "ip4" else 16):
+            return None
+        address = ip_address(host)
+        if address.is_unspecified or address.is_multicast:
+            return None
+        text = str(address)
+    else:
+        text = host[1:].decode("ascii", "replace")
+        if host[:1] != bytes([len(text)]) or not _DNS_NAME.fullmatch(text):
+            return None
+    return f"/{name}/{text}/tcp/{int.from_bytes(port, 'big')}" if name else None
 
 
 def to_announce(listening: Iterable[str]) -> list[str]:
