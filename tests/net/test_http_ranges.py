@@ -94,6 +94,15 @@ async def test_four_at_once_and_no_byte_twice(store: Store, loose: LoosePartial)
     assert_right(store, loose)
 
 
+async def test_a_server_without_validators(store: Store, loose: LoosePartial) -> None:
+    with ScriptedServer(lambda ask: part(ask, DATA)) as server:
+        await fetch(server.url, loose)
+        assert len(server.asks) == SEGMENTS
+        assert not any("if-range" in ask.headers for ask in server.asks)
+    assert loose.note == ""
+    assert_right(store, loose)
+
+
 async def test_segments_that_come_backwards(store: Store, loose: LoosePartial) -> None:
     # Each of the four that are under way is answered only after the one behind it.
     asked = {start: threading.Event() for start in range(0, SIZE, SEGMENT)}
