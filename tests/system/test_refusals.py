@@ -39,14 +39,22 @@ def model(tmp_path: Path) -> Path:
     return make_model(tmp_path / "model.safetensors", 3 * MIB + 5)
 
 
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with one model, m@1.0.0."""
+    root = tmp_path_factory.mktemp("known")
+    peatnet(root / "node", "publish", make_model(root / "a.safetensors", MIB), "--id", "m").ok()
+    return Node("node", root / "node", root / "logs").configure(give_up_after_s=0.5).data_dir
+
+
 # -- the data directory ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["models", "up"])
 @pytest.mark.parametrize("what", ["directory", "parent", "key", "blobs", "database"])
-def test_an_unreadable_data_directory(tmp_path: Path, what: str, verb: str) -> None:
+def test_an_unreadable_data_directory(known: Path, tmp_path: Path, what: str, verb: str) -> None:
     data_dir = tmp_path / "a" / "node"
-    peatnet(data_dir, "init").ok()
+    shutil.copytree(known, data_dir)
     target = {
         "directory": data_dir,
         "parent": data_dir.parent,
@@ -54,8 +62,6 @@ def test_an_unreadable_data_directory(tmp_path: Path, what: str, verb: str) -> N
         "blobs": data_dir / "blobs",
         "database": data_dir / "peatnet.db",
     }[what]
-    if not target.exists():
-        target.mkdir()
     mode = target.stat().st_mode
     target.chmod(0)
     try:
@@ -170,13 +176,13 @@ HOSTILE = ["../evil", "a/b", "a\\b", "..", ".hidden", "", "x" * 129, "nul", "a\n
 
 
 @pytest.mark.parametrize("model_id", HOSTILE)
-def test_a_hostile_model_id(tmp_path: Path, model: Path, model_id: str) -> None:
-    ran = peatnet(tmp_path / "node", "publish", model, f"--id={model_id}")
+def test_a_hostile_model_id(known: Path, tmp_path: Path, model: Path, model_id: str) -> None:
+    ran = peatnet(known, "publish", model, f"--id={model_id}")
     assert ran.code in {InvalidManifest.exit_code, UsageError.exit_code}, ran
     assert "error:" in ran.err
     assert "\x1b" not in ran.err
-    assert peatnet(tmp_path / "node", "models", "--json").json() == []
-    assert not list(tmp_path.rglob("evil*"))
+    assert [path.name for path in (known / "models").iterdir()] == ["m"]
+    assert not list(known.parent.rglob("evil*"))
 
 
 @pytest.mark.parametrize(
@@ -200,14 +206,6 @@ def test_a_mistake_on_the_command_line(
     there.write_text("precious")
     peatnet(known, *(word.replace("{there}", str(there)) for word in words)).failed(error)
     assert there.read_text() == "precious"
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory with one model, m@1.0.0."""
-    root = tmp_path_factory.mktemp("known")
-    peatnet(root / "node", "publish", make_model(root / "a.safetensors", MIB), "--id", "m").ok()
-    return Node("node", root / "node", root / "logs").configure(give_up_after_s=0.5).data_dir
 
 
 def test_force_overwrites_and_nothing_else_does(known: Path, tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from support.nodes import Cluster, Node
 
+# One node and one hostile process serve all these tests: they stay on one worker.
+pytestmark = pytest.mark.xdist_group("strangers")
+
 BLOB = "/peatnet/blob/1"
 CATALOGUE = "/peatnet/catalogue/1"
 RECORDS = "/peatnet/records/1"
@@ -58,7 +61,7 @@ def stranger(process: Stranger, target: Node) -> Iterator[Stranger]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "model.safetensors", 2 * MIB + 99)
+    return make_model(tmp_path_factory.mktemp("model") / "model.safetensors", 3 * MIB)
 
 
 def offences(node: Node, peer_id: str) -> list[str]:
@@ -324,7 +327,7 @@ def replies(model: Path, **changes: Any) -> dict[str, tuple[dict[str, Any], byte
     return honest | changes
 
 
-HAVE = {"t": "have", "i": "@i", "s": 2 * MIB + 99, "k": MIB, "x": {"hex": "00" * 32}, "f": True}
+HAVE = {"t": "have", "i": "@i", "s": 3 * MIB, "k": MIB, "x": {"hex": "00" * 32}, "f": True}
 
 LIES = {
     "have: without a size": {"have": ({"t": "have", "i": "@i", "k": MIB, "f": True}, b"")},
