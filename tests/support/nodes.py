@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGTERM, Signals
 from typing import Any, Protocol
 
 from peatnet.api.client import ControlClient
@@ -172,7 +172,7 @@ class Child:
             self.process.kill()
         self.process.wait(10)
 
-    def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = STOP_TIMEOUT) -> int:
+    def stop(self, sig: Signals = SIGTERM, timeout: float = STOP_TIMEOUT) -> int:
         """Asks it to stop, and returns its exit code; fails when it takes too long."""
         self.process.send_signal(sig)
         try:
@@ -241,7 +241,11 @@ class Node:
         assert self.child is not None
         self.child.kill()
 
-    def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
+    def signal(self, sig: Signals) -> None:
+        assert self.child is not None
+        self.child.process.send_signal(sig)
+
+    def stop(self, sig: Signals = SIGTERM) -> None:
         """A clean stop: exit code 0 within 5 s, and nothing on stdout but the first line."""
         assert self.child is not None
         assert self.child.stop(sig) == 0, self.child.tail()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import signal
 from typing import TYPE_CHECKING
 
 from support.files import MIB, blake3_of, chunks_on_disk, make_model
@@ -95,6 +96,24 @@ def test_http_takes_over_from_a_source_that_was_killed(cluster: Cluster, tmp_pat
         assert web.bytes_sent == by_http
     assert filecmp.cmp(got["path"], model, shallow=False)
     assert filecmp.cmp(taker.copy_of("m"), model, shallow=False)
+
+
+def test_a_frozen_source_is_left_for_another(cluster: Cluster, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model.safetensors", SIZE)
+    first = cluster.up("first", rogue={"delay": 0.05})
+    first.json("publish", model, "--id", "m")
+    follow = ("--peer", first.addr, "--trust", first.peer_id)
+    second = cluster.up("second", *follow, "--fetch", "all", rogue={"delay": 0.05})
+    second.wait_status("m", "ready")
+    taker = cluster.up("taker", *follow, "--peer", second.addr, "--fetch", "none")
+    taker.wait_connected(first)
+    taker.wait_connected(second)
+    get = taker.start("get", "m", "--json")
+    wait_chunks(taker, model, 4)
+    second.signal(signal.SIGSTOP)  # its sockets stay open, and say nothing any more
+    got = finish(get).json()
+    assert filecmp.cmp(got["path"], model, shallow=False)
+    assert got["bytes_by_source"][f"peer:{first.peer_id}"] > 0
 
 
 def test_a_slow_line_that_breaks_is_taken_up_again(cluster: Cluster, tmp_path: Path) -> None:

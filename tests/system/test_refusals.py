@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.files import MIB, blake3_of, make_model
 from support.nodes import Node, peatnet
+from support.web import serving
 
 from peatnet.errors import (
     AlreadyExists,
@@ -109,7 +111,7 @@ def test_a_second_node_on_the_same_data_directory(cluster: Cluster, model: Path)
     assert (first.data_dir / "control.sock").stat().st_mode & 0o777 == 0o600
     first.json("publish", model, "--id", "m")
     assert first.json("id") == {"peer_id": first.peer_id}
-    first.stop()
+    first.stop(signal.SIGINT)
     assert not (first.data_dir / "control.sock").exists()
 
 
@@ -144,12 +146,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(small_disk: Path, model: Path, tmp_path: Path) -> None:
-    node = Node("node", small_disk / "node", tmp_path / "logs").configure(free_floor_bytes=0)
-    node.json("publish", model, "--id", "small")
     large = make_model(tmp_path / "large.safetensors", 7 * MIB)
-    node.run("publish", large, "--id", "large").failed(DiskFull)
-    assert [view["model_id"] for view in node.json("models")] == ["small"]
+    node = Node("node", tmp_path / "node", tmp_path / "logs").configure(free_floor_bytes=0)
+    with serving(large.read_bytes()) as web:
+        node.json("publish", large, "--id", "large", "--url", web.url)
+        node.json("rm", "large", "--force")
+        shutil.copytree(node.data_dir, small_disk / "node")
+        node.data_dir = small_disk / "node"
+        node.json("publish", model, "--id", "small")
+        node.run("publish", large, "--id", "again").failed(DiskFull)
+        node.run("get", "large", "--source", "http").failed(DiskFull)
+    status = {view["model_id"]: view["status"] for view in node.json("models")}
+    assert status["small"] == "ready"
+    assert status["large"] not in {"ready", "loaded"}
+    assert "again" not in status
     assert filecmp.cmp(node.json("get", "small")["path"], model, shallow=False)
+    node.run("verify").ok()
 
 
 def test_a_full_quota_while_fetching(cluster: Cluster, model: Path, tmp_path: Path) -> None:
