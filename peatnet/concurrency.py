@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import structlog
 import trio
+
+from peatnet.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def cancellable(progress: Callable[[int], None] | None = None) -> Callable[[int], None]:

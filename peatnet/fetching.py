@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-import structlog
 import trio
 
 from peatnet.blobs import ChunkTable, Hash
 from peatnet.concurrency import Stirring, cancellable
 from peatnet.errors import IntegrityError, NoSource, RemoteProtocolError
+from peatnet.log import get_logger
 from peatnet.net.standing import Offence
 from peatnet.swarm import SwarmSettings, Tier
 from peatnet.transfer import Download, DownloadSettings, RateMeter
@@ -38,7 +38,7 @@ LOOK_AROUND = 2.0
 REPORT_INTERVAL = 0.1
 HTTP_CONNECTIONS = 4
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Peers(Protocol):

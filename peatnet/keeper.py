@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psutil
-import structlog
 import trio
 
 from peatnet.concurrency import Stirring
@@ -27,6 +26,7 @@ from peatnet.errors import (
 )
 from peatnet.fetching import BlobFetch, Peers
 from peatnet.library import LocalState, Target, check_against
+from peatnet.log import get_logger
 from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ LONGEST_RETRY = 300.0
 # Fetches that run at once by themselves; what people ask for comes on top.
 PARALLEL_FETCHES = 4
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(slots=True)

@@ -11,10 +11,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from peatnet.errors import PeatnetError, UsageError
+from peatnet.log import get_logger
 from peatnet.net.ports import Taken
 from peatnet.records import (
     Catalogue,
@@ -42,7 +42,7 @@ CREATE TABLE trusted (peer_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 # A signature check takes some 80 us: after so many, others get their turn.
 _BREATH = 32
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Ledger:

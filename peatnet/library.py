@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import structlog
-
 from peatnet.blobs import Database, Hash, Store
 from peatnet.blobs.durable import unlink_durable
 from peatnet.datadir import locked_data_dir
 from peatnet.errors import Ambiguous, NotFound
 from peatnet.identity import load_or_create
 from peatnet.ledger import Ledger
+from peatnet.log import get_logger
 from peatnet.models import ModelStatus, parse_reference
 from peatnet.views import ModelView
 
@@ -48,7 +47,7 @@ CREATE TABLE models (
 CREATE TABLE intents (target TEXT PRIMARY KEY, source TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

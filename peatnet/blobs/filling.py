@@ -6,8 +6,6 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-import structlog
-
 from peatnet.blobs.bitmap import Bitmap
 from peatnet.blobs.durable import (
     fsync_dir,
@@ -32,6 +30,7 @@ from peatnet.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
+from peatnet.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from peatnet.blobs.shelf import Shelf
     from peatnet.blobs.table import ChunkTable
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def start_partial(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-import structlog
-
 from peatnet.blobs.bitmap import Bitmap
 from peatnet.blobs.durable import read_bounded, write_atomic
 from peatnet.blobs.hashes import Hash
@@ -17,6 +15,7 @@ from peatnet.blobs.layout import named_hash
 from peatnet.blobs.oserrors import translated
 from peatnet.blobs.shelf import blob_key, make_read_only, partial_key, read_table
 from peatnet.errors import IntegrityError, RemoteProtocolError, UsageError
+from peatnet.log import get_logger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from peatnet.blobs.shelf import Shelf
     from peatnet.blobs.table import ChunkTable
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def load(shelf: Shelf) -> None:

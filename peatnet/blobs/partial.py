@@ -13,13 +13,12 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-import structlog
-
 from peatnet.blobs.bitmap import Bitmap
 from peatnet.blobs.buffers import borrowed_for
 from peatnet.blobs.durable import write_atomic
 from peatnet.blobs.oserrors import os_errors
 from peatnet.errors import IntegrityError, LocalProtocolError, PeatnetError, StorageError
+from peatnet.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from peatnet.blobs.hashes import Hash
     from peatnet.blobs.table import ChunkTable
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class PartialBlob:

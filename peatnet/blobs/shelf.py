@@ -11,8 +11,6 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import structlog
-
 from peatnet.blobs.durable import (
     make_dir,
     read_bounded,
@@ -28,6 +26,7 @@ from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.reader import Lease, Reader
 from peatnet.blobs.table import MAX_ENCODED, ChunkTable
 from peatnet.errors import IntegrityError, NotFound
+from peatnet.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from peatnet.blobs.partial import PartialBlob
     from peatnet.blobs.space import Space
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Shelf:

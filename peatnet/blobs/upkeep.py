@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import structlog
 from blake3 import blake3
 
 from peatnet.blobs.durable import is_orphan_temp, is_temp, write_atomic
@@ -16,6 +15,7 @@ from peatnet.blobs.layout import named_hash
 from peatnet.blobs.loading import size_of
 from peatnet.blobs.shelf import blob_key, make_read_only, read_table
 from peatnet.errors import IntegrityError, StorageError, UsageError
+from peatnet.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int], None]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def verify(shelf: Shelf, only: Hash | None, progress: Progress | None) -> VerifyReport:

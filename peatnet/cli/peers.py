@@ -3,7 +3,7 @@
 import typer
 
 from peatnet.cli.options import DataDir, Json, Verbose
-from peatnet.cli.output import note, plain, print_json, print_table
+from peatnet.cli.output import note, print_json, print_line, safe
 from peatnet.cli.session import Session
 
 
@@ -27,16 +27,14 @@ def peers(
             else "no node is running here: `peatnet up` runs one"
         )
         return
-    print_table(
-        ("PEER", "STATE", "ADDRESSES"),
-        [
-            (row["peer_id"], _state(row), plain("  ".join(row["addrs"])))
-            for row in sorted(rows, key=lambda row: (not row["connected"], row["peer_id"]))
-        ],
-    )
+    # Not a table: ids and addresses are there to be copied, and too long for columns.
+    for row in sorted(rows, key=lambda row: (not row["connected"], row["peer_id"])):
+        print_line(f"{safe(row['peer_id'])}  {_state(row)}")
+        for address in row["addrs"]:
+            print_line(f"  {safe(address)}")
 
 
 def _state(row: dict[str, object]) -> str:
     if row["banned_until"]:
-        return f"[red]banned until {plain(str(row['banned_until']))}[/]"
-    return "[green]connected[/]" if row["connected"] else "[dim]away[/]"
+        return f"banned until {safe(str(row['banned_until']))}"
+    return "connected" if row["connected"] else "away"

@@ -10,18 +10,18 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from peatnet.api import control_socket, serve_control
 from peatnet.cli.errors import EXIT_BUG
 from peatnet.cli.output import print_line
+from peatnet.log import get_logger
 from peatnet.opening import open_node
 
 if TYPE_CHECKING:
     from peatnet.config import Config
 
-_log = structlog.get_logger("peatnet.up")
+_log = get_logger("peatnet.up")
 
 # A clean stop takes well under a second. One that hangs is cut off in time for service managers and people;
 # the store is made to survive that.

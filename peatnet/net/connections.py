@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import structlog
 import trio
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.config import ConnectionConfig, RetryConfig
@@ -24,6 +23,7 @@ from libp2p.rcmgr import new_resource_manager
 from multiaddr import Multiaddr
 
 from peatnet.errors import PeerLost
+from peatnet.log import get_logger
 from peatnet.net.muxer import Muxer, MuxerSelector
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ DIAL_TIMEOUT = 10.0
 # The next address is tried when one has not answered for this long, or has failed.
 NEXT_ADDRESS_AFTER = 0.5
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def connection_config() -> ConnectionConfig:

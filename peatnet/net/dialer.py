@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from peatnet.errors import PeerLost
+from peatnet.log import get_logger
 from peatnet.net.addresses import MAX_ADDRESSES
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ LEARNED_FAILURES = 8
 # A connection that ended earlier than this was none: the peer is full, has banned us, or fails.
 LASTING = 10.0
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(slots=True)

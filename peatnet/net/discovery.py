@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 from libp2p.discovery.events.peerDiscovery import peerDiscovery
 
+from peatnet.log import get_logger
 from peatnet.net.addresses import announced_by_peer
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from libp2p.peer.peerinfo import PeerInfo
     from trio_typing import TaskStatus
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Learn = Callable[[str, Iterable[str]], None]
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import structlog
 import trio
 from libp2p.exceptions import BaseLibp2pError
 
 from peatnet.errors import PeerLost, RemoteProtocolError
+from peatnet.log import get_logger
 from peatnet.net.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, Fields, pack_prefix, unpack_map
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ READ_TIMEOUT = 30.0
 LINGER = 5.0
 LINGER_READ = 64 * 1024
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

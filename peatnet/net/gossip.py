@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
@@ -24,6 +23,7 @@ from libp2p.pubsub.validators import signature_validator
 from libp2p.tools.anyio_service import background_trio_service
 
 from peatnet.errors import PeatnetError, RemoteProtocolError
+from peatnet.log import get_logger
 from peatnet.net.presence import MAX_PRESENCE, Presence
 from peatnet.net.standing import Allowance, Offence
 from peatnet.records import MAX_ENVELOPE
@@ -54,7 +54,7 @@ MAX_REMEMBERED = 4096
 # The largest message of each topic.
 LARGEST = {RECORDS_TOPIC: MAX_ENVELOPE, PRESENCE_TOPIC: MAX_PRESENCE}
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 JudgeRecord = Callable[[str, bytes], Awaitable[bool]]
 TakePresence = Callable[[str, Presence], None]

@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import structlog
 import trio
 from libp2p import new_host
 from libp2p.abc import INotifee
@@ -31,6 +30,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
 from peatnet.errors import ListenError, NoSource, PeatnetError, PeerLost, RemoteProtocolError
+from peatnet.log import get_logger
 from peatnet.net.addresses import check_can_listen, to_announce
 from peatnet.net.connections import Connections, connection_config, resource_manager
 from peatnet.net.frames import FrameStream
@@ -56,7 +56,7 @@ class PeerCallback(Protocol):
         ...
 
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Host:

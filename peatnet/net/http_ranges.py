@@ -11,10 +11,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-import structlog
 import trio
 
 from peatnet.errors import HttpSourceError, LocalProtocolError, PeatnetError
+from peatnet.log import get_logger
 from peatnet.net import http_checks as checks
 from peatnet.net.http_client import Body, HttpClient, HttpSettings, Transient
 from peatnet.net.http_window import Window
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Buffers beyond one for each connection: so many segments may be done while an earlier one is still coming.
 _SPARE = 2
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Changed(Exception):

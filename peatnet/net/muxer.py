@@ -20,7 +20,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import structlog
 import trio
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import ConnectionClosedError
@@ -39,6 +38,8 @@ from libp2p.stream_muxer.yamux.yamux import (
     Yamux,
     YamuxStream,
 )
+
+from peatnet.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,7 @@ MAX_WAITING_FRAMES = 4096
 # What may be buffered beyond the windows that were granted: frames for streams that are gone already.
 WINDOW_SLACK = 1024 * 1024
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(slots=True)

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from peatnet.blobs import Hash
 from peatnet.errors import NoSource, PeatnetError, RemoteProtocolError, SignatureError
+from peatnet.log import get_logger
 from peatnet.net.addresses import parse_dial_address, to_announce
 from peatnet.net.blob_server import BlobServer
 from peatnet.net.catalogue_sync import CatalogueSync
@@ -51,7 +51,7 @@ SYNC_INTERVAL = 60.0
 # The least time between two exchanges with one peer whose digest differs: gossip may be on its way.
 SYNC_PAUSE = 5.0
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 OnBlob = Callable[[str, Hash], None]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from peatnet.errors import IntegrityError, NoSource, PeatnetError, RemoteProtocolError
+from peatnet.log import get_logger
 from peatnet.swarm import (
     Ban,
     Cancel,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from peatnet.transfer.settings import DownloadSettings
     from peatnet.transfer.source import Source
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # How often a download that gets nothing looks whether it still can get something.
 _LOOK = 1.0

@@ -19,10 +19,10 @@ from peatnet.api.verbs import VERBS, Emit, NoParams, Verb
 from peatnet.config import Config
 from peatnet.errors import DataDirLocked, NotFound
 from peatnet.models import ModelManifest
-from peatnet.node import Node
 from peatnet.opening import open_node
 
 if TYPE_CHECKING:
+    from peatnet.node import Node
     from pathlib import Path
 
 

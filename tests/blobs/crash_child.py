@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from blobs_tools import K64, Bench, chunk_of, content, fill
 
 from peatnet.blobs import AddMode, ChunkTable, Hash, hash_file
@@ -138,7 +137,6 @@ def try_all_points(name: str, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if sys.argv[1] == "fill":
         fill_slowly(Path(sys.argv[2]), Path(sys.argv[3]))
     else:

@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 from blake3 import blake3
 from support.nodes import Ran
 
@@ -55,7 +54,7 @@ def peatnet(
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    logging.getLogger("peatnet").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
