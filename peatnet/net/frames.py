@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 FRAME_TIMEOUT = 20.0
 LOWEST_RATE = 16 * 1024
 READ_TIMEOUT = 30.0
+# What fits into one Noise message (65,535 bytes less 16 of its tag) with yamux's header of 12. py-libp2p's own
+# slices are 17 bytes longer, so each of them costs a second message, with all the work of a first one.
+SLICE = 65_535 - 16 - 12
 # How long a stream that we have ended is kept for the peer to end it too, so that it can read our last words.
 LINGER = 5.0
 LINGER_READ = 64 * 1024
@@ -75,9 +78,9 @@ class FrameStream:
             try:
                 with trio.fail_after(_time_for(view.nbytes)):
                     await self._stream.write(prefix)
-                    if view.nbytes:
-                        # The muxer slices what it is given and copies each slice once: a view is enough.
-                        await self._stream.write(cast("bytes", view))
+                    for start in range(0, view.nbytes, SLICE):
+                        # The muxer copies what it is given: a view is enough.
+                        await self._stream.write(cast("bytes", view[start : start + SLICE]))
             except trio.TooSlowError as exc:
                 raise PeerLost(f"{self.peer_id}: takes bytes too slowly") from exc
             except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:

@@ -24,7 +24,6 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.exceptions import RateLimitError
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
-from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL_ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
@@ -34,6 +33,7 @@ from peatnet.log import get_logger
 from peatnet.net.addresses import check_can_listen, to_announce
 from peatnet.net.connections import Connections, connection_config, resource_manager
 from peatnet.net.frames import FrameStream
+from peatnet.net.noise import NoiseTransport
 from peatnet.net.quiet import silence_libraries
 from peatnet.net.standing import Offence, Standing
 

@@ -22,8 +22,9 @@ from peatnet.models import ModelManifest
 from peatnet.opening import open_node
 
 if TYPE_CHECKING:
-    from peatnet.node import Node
     from pathlib import Path
+
+    from peatnet.node import Node
 
 
 @pytest.fixture
