@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from libp2p.abc import ISecureConn
 from libp2p.io.abc import ReadWriteCloser
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.noise.transport import Transport
 
 if TYPE_CHECKING:
-    from libp2p.abc import IRawConnection
+    from libp2p.abc import IRawConnection, ISecureConn
     from libp2p.peer.id import ID
 
 # What one system call may bring, and so the most that is read ahead of one connection.
