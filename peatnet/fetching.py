@@ -109,6 +109,7 @@ class BlobFetch:
         self._stirring = stirring
         self._on_chunks = on_chunks
         self._liars: set[str] = set()
+        self._disagreeing: set[str] = set()
         self._received = 0  # of a loose fetch
         self.progress = Progress(self._size, 0, 0.0, None, {})
 
@@ -168,8 +169,10 @@ class BlobFetch:
         if found:
             return found[0]
         if self._url is None:
+            others = len(self._disagreeing)
             raise NoSource(
-                f"no peer has {self._what}",
+                f"no peer has {self._what}"
+                + (f" with the signed chunk table; {others} have another" if others else ""),
                 hint="`peatnet peers` shows whom this node is connected to",
             )
         log.info("no peer has the chunk table; using the download_url", blob=self._blob.hex())
@@ -193,7 +196,7 @@ class BlobFetch:
         async def look_around() -> None:
             while True:
                 stirred = self._stirring.event
-                for peer_id in sorted(peers.connected - self._liars - asking):
+                for peer_id in sorted(peers.connected - self._liars - self._disagreeing - asking):
                     asking.add(peer_id)
                     nursery.start_soon(ask, peer_id)
                 with trio.move_on_after(LOOK_AROUND):
@@ -212,16 +215,17 @@ class BlobFetch:
         except RemoteProtocolError as exc:
             peers.offend(peer_id, Offence.MALFORMED, exc.message)
             return None
-        return self._judge_table(peers, table, peer_id) if table is not None else None
+        return self._judge_table(table, peer_id) if table is not None else None
 
-    def _judge_table(self, peers: Peers, table: ChunkTable, peer_id: str) -> _Offer | None:
+    def _judge_table(self, table: ChunkTable, peer_id: str) -> _Offer | None:
         if self._is_signed(table):
             return _Offer(table, None)
         if self._trusted and self._hint is not None:
-            if table.chunk_size == self._hint.chunk_size:
-                reason = f"chunk table of {self._what} is not the signed one"
-                peers.offend(peer_id, Offence.WRONG_TABLE, reason)
-            return None  # cut into chunks of another size: of no use here, but no lie
+            # It may have cut the blob into chunks of another size, or it lies, or the publisher signed a wrong
+            # hash: nobody can tell from here, so nobody is accused. Its table is of no use to this fetch.
+            self._disagreeing.add(peer_id)
+            log.warning("chunk table is not the signed one", peer=peer_id, target=self._what)
+            return None
         if self._size and table.size != self._size:
             return None
         return _Offer(table, peer_id)
