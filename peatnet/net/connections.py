@@ -5,6 +5,7 @@ py-libp2p 0.8.1's swarm leaves things to be wished for, and this module puts its
 - Its inbound slots are never given back, so that 256 connections, one after the other, close the door for ever.
 - It dials one address of a peer's, of its own choosing, leaves out loopback where there are others, and after a
   failure refuses to dial the peer again for a minute. Here all addresses are tried, in the order given.
+- It connects by itself to whomever anybody has mentioned, banned or not. Here only the dialer does.
 - Closing waits for the peer to take some bytes. Here a connection can be cut at once.
 """
 
@@ -34,6 +35,7 @@ MAX_CONNECTIONS_PER_PEER = 4
 # Inbound connections from one IP address: some fleets share one, but none may take all slots.
 MAX_INBOUND_PER_ADDRESS = 128
 DIAL_TIMEOUT = 10.0
+CLOSE_TIMEOUT = 1.0
 # The next address is tried when one has not answered for this long, or has failed.
 NEXT_ADDRESS_AFTER = 0.5
 
@@ -41,7 +43,7 @@ log = get_logger(__name__)
 
 
 def connection_config() -> ConnectionConfig:
-    """Limits for py-libp2p's swarm; its own connecting, pruning and health checks stay off.
+    """Limits for py-libp2p's swarm; its own health checks stay off.
 
     Its health checks ping over streams, one connection after the other, and wait for ever when closing a frozen
     one; ``muxer`` feels each connection's pulse instead.
@@ -66,6 +68,10 @@ def resource_manager() -> Any:
     )
 
 
+async def _nothing() -> None:
+    await trio.lowlevel.checkpoint()
+
+
 class Connections:
     """Dials, accepts and cuts for one swarm.
 
@@ -81,6 +87,7 @@ class Connections:
         self._swarm = swarm
         self._inbound: Counter[str] = Counter()
         swarm.upgrader.muxer_multistream = MuxerSelector(admits, on_violation)
+        swarm.auto_connector.start = _nothing
         swarm.retry_config = RetryConfig(max_retries=0)
         swarm._do_handle_inbound_connection = self._accept  # noqa: SLF001  # the one place where slots are held
 
@@ -146,8 +153,12 @@ class Connections:
         for connection in self._swarm.get_connections(ID.from_base58(peer_id)):
             await self._cut(connection)
 
-    async def cut_all(self) -> None:
-        """Close all connections at once."""
+    async def close(self) -> None:
+        """Stop listening, and close all connections at once. Not cancelled; bounded in time."""
+        # py-libp2p's listeners live in system tasks and are not closed where its run is cancelled.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT):
+            for listener in list(self._swarm.listeners.values()):
+                await listener.close()
         for connection in self._swarm.get_connections():
             await self._cut(connection)
 

@@ -243,7 +243,7 @@ class Host:
             finally:
                 self._nursery = None
                 # Whatever waits for a socket anywhere stops waiting.
-                await self._connections.cut_all()
+                await self._connections.close()
 
 
 @dataclass(slots=True)

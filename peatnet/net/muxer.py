@@ -244,6 +244,12 @@ class Muxer(Yamux):
             self.stream_buffers.pop(stream.stream_id, None)
             self.stream_events.pop(stream.stream_id, None)
 
+    def _finalize_stream_locked(self, stream: YamuxStream, *, fully_closed: bool) -> None:
+        if stream.reset_received and stream.send_closed and stream.recv_closed:
+            # We have reset it: nobody will read what is buffered, and py-libp2p would keep that for a minute.
+            self.stream_buffers.pop(stream.stream_id, None)
+        super()._finalize_stream_locked(stream, fully_closed=fully_closed)
+
     async def _read_data_body(self, length: int) -> bytes:
         # Called for each data frame before it is read, with nothing of it buffered yet.
         held = sum(map(len, self.stream_buffers.values()))

@@ -30,10 +30,10 @@ PATIENCE = 20.0
 
 async def until(condition: Callable[[], object], what: str = "") -> None:
     """Wait until something outside of trio's sight has become true."""
-    with trio.move_on_after(PATIENCE):
+    with trio.move_on_after(PATIENCE) as waited:
         while not condition():  # noqa: ASYNC110  # there is no event for it
             await trio.sleep(0.01)
-    assert condition(), f"not within {PATIENCE:g} s: {what}"
+    assert not waited.cancelled_caught, f"not within {PATIENCE:g} s: {what}"
 
 
 @dataclass

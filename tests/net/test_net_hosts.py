@@ -179,12 +179,18 @@ async def test_what_a_handler_raises_ends_the_stream_and_nothing_else(
         offences = offences_of(first)
         first.handle("/test/raise/1", handler)
         first.handle(ECHO, echo)
-        frames = await second.open_stream(first.peer_id, "/test/raise/1")
         with pytest.raises(PeerLost):
-            await frames.receive()
-        await frames.reset()
+            await _open_and_receive(second, first, "/test/raise/1")
         assert await asks(second, first, b"still here") == b"still here"
         assert bool(offences) == punished
+
+
+async def _open_and_receive(here: Host, there: Host, protocol: str) -> None:
+    frames = await here.open_stream(there.peer_id, protocol)
+    try:
+        await frames.receive()
+    finally:
+        await frames.reset()
 
 
 async def test_garbage_on_a_stream_of_libp2ps_own() -> None:
@@ -195,10 +201,8 @@ async def test_garbage_on_a_stream_of_libp2ps_own() -> None:
         offences = offences_of(first)
         first.handle(ECHO, echo)
         first.libp2p.set_stream_handler(TProtocol("/test/raw/1"), explode)
-        frames = await second.open_stream(first.peer_id, "/test/raw/1")
         with pytest.raises(PeerLost):
-            await frames.receive()
-        await frames.reset()
+            await _open_and_receive(second, first, "/test/raw/1")
         assert [kind for kind, _ in offences] == [Offence.MALFORMED.value]
         assert await asks(second, first, b"still here") == b"still here"
 
@@ -298,10 +302,10 @@ async def test_a_peer_that_sends_beyond_its_window_is_cut_off() -> None:
 
 async def test_a_transfer_keeps_a_connection_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(muxer, "PING_AFTER", 0.2)
-    monkeypatch.setattr(muxer, "DEAD_AFTER", 1.5)
+    monkeypatch.setattr(muxer, "DEAD_AFTER", 1.0)
     async with two_hosts() as (first, second):
         first.handle(ECHO, echo)
-        with trio.move_on_after(3):
+        with trio.move_on_after(2):
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
                     nursery.start_soon(_ask_for_ever, second, first)
@@ -315,13 +319,13 @@ async def _ask_for_ever(here: Host, there: Host) -> None:
 
 
 async def test_an_idle_connection_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muxer, "PING_AFTER", 0.2)
+    monkeypatch.setattr(muxer, "PING_AFTER", 0.1)
     monkeypatch.setattr(muxer, "DEAD_AFTER", 1.0)
     left: list[str] = []
     async with two_hosts() as (first, second):
         first.on_change.append(lambda peer, connected: left.append(peer))
         began = muxer_to(first, second)._ping_id
-        await until(lambda: muxer_to(first, second)._ping_id >= began + 6)  # more than DEAD_AFTER
+        await until(lambda: muxer_to(first, second)._ping_id >= began + 3)  # more than DEAD_AFTER
         assert left == []
 
 

@@ -1,0 +1,249 @@
+"""Gossip between real nodes: what is good spreads, what is bad costs the one who forwards it."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import pytest
+import trio
+from libp2p.peer.id import ID
+from libp2p.pubsub.pb import rpc_pb2
+from net_tools import network, offences_of, place, two_networks, until, withdrawal
+
+from peatnet.blobs import Hash
+from peatnet.net import gossip
+from peatnet.net.gossip import PRESENCE_TOPIC, RECORDS_TOPIC
+from peatnet.net.presence import MAX_PRESENCE
+from peatnet.net.standing import Offence
+from peatnet.records import MAX_ENVELOPE, KeyPair
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from net_tools import Place
+
+    from peatnet.net.network import Network
+
+MALFORMED, BAD_RECORD, FLOOD = (
+    Offence.MALFORMED.value,
+    Offence.BAD_RECORD.value,
+    Offence.FLOOD.value,
+)
+STRANGER = KeyPair.from_seed(bytes(32))
+
+
+def pubsub_of(net: Network) -> Any:
+    assert net._gossip is not None
+    return net._gossip._pubsub
+
+
+def hears(net: Network, other: Place) -> bool:
+    """Whether the other one is known to listen to both topics."""
+    topics, peer = pubsub_of(net).peer_topics, ID.from_base58(other.peer_id)
+    return all(peer in topics.get(topic, ()) for topic in (RECORDS_TOPIC, PRESENCE_TOPIC))
+
+
+@asynccontextmanager
+async def meshed(root: Path) -> AsyncIterator[tuple[Place, Place, Network, Network]]:
+    """Two nodes that hear each other's gossip."""
+    first, second = place(root / "first"), place(root / "second")
+    async with two_networks(first, second) as (one, two):
+        await until(lambda: hears(one, second) and hears(two, first))
+        yield first, second, one, two
+
+
+async def test_a_record_spreads_at_once(tmp_path: Path) -> None:
+    async with meshed(tmp_path) as (first, second, one, _):
+        await one.announce(await first.publish("a@1"))
+        await until(second.ledger.catalogue.records)
+        assert second.ledger.catalogue == first.ledger.catalogue
+
+
+async def test_presence_tells_addresses_and_blobs(tmp_path: Path) -> None:
+    async with meshed(tmp_path) as (first, _, one, two):
+        gained: list[tuple[str, Hash]] = []
+        two.on_gained.append(lambda peer, blob: gained.append((peer, blob)))
+        one.announce_blob(Hash(bytes(32)))
+        await until(lambda: gained)
+        assert gained == [(first.peer_id, Hash(bytes(32)))]
+        known = two.dialer.known()[first.peer_id]
+        assert one.addrs == [f"{address}/p2p/{first.peer_id}" for address in known]
+
+
+GOOD_PRESENCE = {"a": [], "d": bytes(32), "g": []}
+BAD_MESSAGES: dict[str, tuple[str, bytes, str]] = {
+    "a record of garbage": (RECORDS_TOPIC, b"garbage", BAD_RECORD),
+    "an empty record": (RECORDS_TOPIC, b"", BAD_RECORD),
+    "a forged record": (RECORDS_TOPIC, withdrawal(STRANGER, "a@1")[:-1] + b"x", BAD_RECORD),
+    "a record too large": (RECORDS_TOPIC, bytes(MAX_ENVELOPE + 1), MALFORMED),
+    "a presence of garbage": (PRESENCE_TOPIC, b"\xc1", MALFORMED),
+    "an empty presence": (PRESENCE_TOPIC, b"", MALFORMED),
+    "a presence too large": (PRESENCE_TOPIC, bytes(MAX_PRESENCE + 1), MALFORMED),
+    "a presence without a digest": (PRESENCE_TOPIC, msgpack.packb({"a": [], "g": []}), MALFORMED),
+    "too many addresses": (
+        PRESENCE_TOPIC,
+        msgpack.packb(GOOD_PRESENCE | {"a": [b"\x04\x7f\0\0\1\6\0\1"] * 17}),
+        MALFORMED,
+    ),
+    "too many blobs": (
+        PRESENCE_TOPIC,
+        msgpack.packb(GOOD_PRESENCE | {"g": [bytes(32)] * 65}),
+        MALFORMED,
+    ),
+    "addresses as text": (
+        PRESENCE_TOPIC,
+        msgpack.packb(GOOD_PRESENCE | {"a": ["/ip4/127.0.0.1/tcp/1"]}),
+        MALFORMED,
+    ),
+}
+
+
+@pytest.mark.parametrize(("topic", "data", "kind"), BAD_MESSAGES.values(), ids=BAD_MESSAGES.keys())
+async def test_a_bad_message_is_the_forwarders_offence(
+    tmp_path: Path, topic: str, data: bytes, kind: str
+) -> None:
+    async with meshed(tmp_path) as (_, second, one, two):
+        offences = offences_of(two._host)
+        # As a node without validators sends it.
+        pubsub_of(one).topic_validators.clear()
+        await pubsub_of(one).publish(topic, data)
+        await until(lambda: offences)
+        assert [found for found, _ in offences] == [kind]
+        assert second.ledger.catalogue.records() == []
+
+
+def message(keys: KeyPair, **changes: Any) -> rpc_pb2.Message:
+    peer_id = ID.from_base58(keys.peer_id).to_bytes()
+    fields = {
+        "data": withdrawal(STRANGER, "a@1"),
+        "topicIDs": [RECORDS_TOPIC],
+        "from_id": peer_id,
+        "seqno": secrets.token_bytes(8),
+        "signature": bytes(64),
+    }
+    return rpc_pb2.Message(**(fields | changes))
+
+
+BAD_ENVELOPES: dict[str, dict[str, Any]] = {
+    "a wrong signature": {},
+    "no signature": {"signature": b""},
+    "no author": {"from_id": b""},
+    "an author of garbage": {"from_id": b"\xff" * 40},
+    "a key of garbage": {"from_id": b"\x12\x20" + bytes(32), "key": b"\xff\xff"},
+    "no topic but ours": {"topicIDs": [RECORDS_TOPIC, "other"]},
+}
+
+
+@pytest.mark.parametrize("changes", BAD_ENVELOPES.values(), ids=BAD_ENVELOPES.keys())
+async def test_a_message_whose_author_is_not_proved(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    async with meshed(tmp_path) as (first, second, one, two):
+        offences = offences_of(two._host)
+        bad = message(STRANGER, **changes)
+        pubsub_of(one).router.send_rpc(ID.from_base58(second.peer_id), rpc_pb2.RPC(publish=[bad]))
+        await until(lambda: offences)
+        assert offences[0][0] == MALFORMED
+        # The node, and its gossip, go on.
+        assert second.ledger.catalogue.records() == []
+        await one.announce(await first.publish("b@1"))
+        await until(second.ledger.catalogue.records)
+
+
+async def test_bytes_that_are_no_protobuf(tmp_path: Path) -> None:
+    async with meshed(tmp_path) as (first, second, one, two):
+        offences = offences_of(two._host)
+        stream = await one._host.libp2p.new_stream(
+            ID.from_base58(second.peer_id),
+            ["/meshsub/1.1.0"],  # type: ignore[list-item]  # TProtocol is a NewType of str
+        )
+        await stream.write(b"\x05\xff\xff\xff\xff\xff")
+        await until(lambda: offences)
+        await stream.reset()
+        await one.announce(await first.publish("b@1"))
+        await until(second.ledger.catalogue.records)
+
+
+async def test_too_much_is_dropped_and_far_too_much_is_an_offence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "NEWS_RATE", 1e-9)
+    monkeypatch.setattr(gossip, "NEWS_BURST", 2.0)
+    monkeypatch.setattr(gossip, "FLOOD_RATE", 1e-9)
+    monkeypatch.setattr(gossip, "FLOOD_BURST", 40.0)
+    async with meshed(tmp_path) as (_, second, one, two):
+        offences = offences_of(two._host)
+        receiver = pubsub_of(two)
+        sender = ID.from_base58(pubsub_of(one).my_id.to_base58())
+        for number in range(30):
+            await receiver.push_msg(sender, message(STRANGER, data=bytes([number])))
+        # At most the first two were looked at: all are forged, and none of the others was counted.
+        assert len(offences) <= 2
+        offences.clear()
+        for number in range(30):
+            await receiver.push_msg(sender, message(STRANGER, data=bytes([number])))
+        assert {kind for kind, _ in offences} == {FLOOD}
+        assert second.ledger.catalogue.records() == []
+
+
+async def test_one_who_talks_of_itself_all_the_time_is_not_listened_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "PRESENCE_RATE", 1e-9)
+    monkeypatch.setattr(gossip, "PRESENCE_BURST", 6.0)
+    async with meshed(tmp_path) as (first, second, one, two):
+        offences = offences_of(two._host)
+        heard: list[Hash] = []
+        two.on_gained.append(lambda _, blob: heard.append(blob))
+        for number in range(12):
+            packed = msgpack.packb(GOOD_PRESENCE | {"g": [bytes([number]) * 32]})
+            await pubsub_of(one).publish(PRESENCE_TOPIC, packed)
+        await one.announce(await first.publish("after@1"))  # in order: the others have been judged
+        await until(second.ledger.catalogue.records)
+        assert 0 < len(heard) <= 6
+        assert offences == []
+
+
+async def test_a_banned_peers_gossip_returns_when_the_ban_has_ended(tmp_path: Path) -> None:
+    async with meshed(tmp_path) as (first, second, one, two):
+        two.offend(first.peer_id, Offence.CORRUPT_CHUNK, "chunk 7")
+        assert list(two.banned()) == [first.peer_id]
+        await until(lambda: not one.connected and not two.connected)
+        await first.publish("during@1")
+        assert second.ledger.catalogue.records() == []
+        two._host.standing._entries[first.peer_id].banned_until = trio.current_time()
+        await two._host.connect(first.peer_id, one._host.listening)
+        await until(lambda: len(second.ledger.catalogue) == 1)
+        await until(
+            lambda: (
+                ID.from_base58(second.peer_id)
+                in pubsub_of(one).peer_topics.get(RECORDS_TOPIC, set())
+            )
+        )
+        await one.announce(await first.publish("after@1"))
+        await until(lambda: len(second.ledger.catalogue) == 2)
+
+
+async def test_a_node_that_comes_back_is_heard_again(tmp_path: Path) -> None:
+    first, second = place(tmp_path / "first"), place(tmp_path / "second")
+    async with network(first) as one:
+        port = one.addrs[0].split("/")[4]
+        async with network(second, one.addrs[0]) as two:
+            await until(lambda: two.connected)
+    async with network(second, f"/ip4/127.0.0.1/tcp/{port}/p2p/{first.peer_id}") as two:
+        await until(lambda: two.dialer._targets[first.peer_id].failures)
+        assert not two.connected
+        async with network(first, listen=f"/ip4/127.0.0.1/tcp/{port}") as one:
+            await until(lambda: first.peer_id in two.connected)
+            await until(
+                lambda: (
+                    ID.from_base58(second.peer_id)
+                    in pubsub_of(one).peer_topics.get(RECORDS_TOPIC, set())
+                )
+            )
+            await one.announce(await first.publish("again@1"))
+            await until(second.ledger.catalogue.records)

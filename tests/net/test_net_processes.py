@@ -1,0 +1,119 @@
+"""Whole nodes as processes: a peer that freezes, stopping beside it, and a quiet stdout and stderr."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from net_tools import host, network, place, until
+from support.files import MIB, make_model
+from support.nodes import Cluster, Node
+from support.strangers import Stranger
+from support.waiting import wait_until
+
+from peatnet.errors import PeerLost
+from peatnet.net import muxer
+from peatnet.net.network import BLOB_PROTOCOL, CATALOGUE_PROTOCOL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Nodes as processes, all gone when the test is over."""
+    found = Cluster(tmp_path)
+    yield found
+    found.close()
+
+
+LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z \[?(info|warning)\b")
+
+
+def assert_quiet(node: Node) -> None:
+    """Nothing on stdout but the first line, nothing on stderr but our own log."""
+    assert node.child is not None
+    assert len(node.child.stdout().splitlines()) == 1
+    for line in node.log().splitlines():
+        assert LOG_LINE.match(line), line
+
+
+def test_a_node_stops_beside_a_frozen_peer_in_mid_transfer(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "model.safetensors", 16 * MIB)
+    publisher = cluster.up("publisher", rogue={"delay": 0.1})
+    publisher.json("publish", model, "--id", "m")
+    taker = cluster.up("taker", "--peer", publisher.addr, "--trust", publisher.peer_id)
+    wait_until(lambda: (found := taker.model("m")) and found["download_progress"] > 0)
+    os.kill(publisher.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        taker.stop()  # fails after 5 s; the node's own emergency exit is at 4.5 s and not clean
+        assert time.monotonic() - began < 4
+    finally:
+        os.kill(publisher.pid, signal.SIGCONT)
+    publisher.stop()
+    assert_quiet(taker)
+    assert_quiet(publisher)
+
+
+async def test_a_frozen_peer_is_noticed_and_found_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muxer, "PING_AFTER", 0.2)
+    monkeypatch.setattr(muxer, "DEAD_AFTER", 2.0)
+    node = await trio.to_thread.run_sync(cluster.up, "node")
+    address = node.addr.rpartition("/p2p/")[0]
+    async with host() as here:
+        await here.connect(node.peer_id, [address])
+        await until(lambda: node.peer_id in here.connected)
+        frames = await here.open_stream(node.peer_id, BLOB_PROTOCOL)
+        os.kill(node.pid, signal.SIGSTOP)
+        try:
+            with trio.fail_after(20), pytest.raises(PeerLost):
+                await frames.receive(patience=60)
+            await until(lambda: node.peer_id not in here.connected)
+        finally:
+            os.kill(node.pid, signal.SIGCONT)
+        await frames.reset()
+        await here.connect(node.peer_id, [address])
+        frames = await here.open_stream(node.peer_id, CATALOGUE_PROTOCOL)
+        await frames.reset()
+    await trio.to_thread.run_sync(node.stop)
+
+
+def test_a_stranger_makes_no_noise_but_in_our_log(cluster: Cluster) -> None:
+    node = cluster.up("node")
+    stranger = Stranger("stranger", node.addr, cluster.root / "logs")
+    cluster.own(stranger)
+    stranger.become()
+    stranger.stream("/meshsub/1.1.0", b"\x05\xff\xff\xff\xff\xff")
+    stranger.stream("/unknown/1", b"x", wait=0.2)
+    stranger.stream("/ipfs/id/push/1.0.0", b"\xff" * 100, wait=0.2)
+    for _ in range(3):
+        stranger.stream(BLOB_PROTOCOL, b"\xff" * 100)
+    wait_until(lambda: stranger.peer_id in node.banned())
+    stranger.kill()
+    node.stop()
+    assert_quiet(node)
+
+
+async def test_mdns_finds_a_node_on_this_machine(tmp_path: Path) -> None:
+    first, second = place(tmp_path / "first"), place(tmp_path / "second")
+    try:
+        async with network(first, mdns=True) as one, network(second, mdns=True) as two:
+            with trio.move_on_after(10):
+                await until(lambda: one.connected and two.connected)
+            if not one.connected:
+                pytest.skip("no multicast on this machine: mDNS announcements do not arrive")
+            assert second.peer_id in one.connected
+            assert first.peer_id in two.connected
+    except OSError as exc:
+        pytest.skip(f"no multicast on this machine: {exc}")
