@@ -68,7 +68,7 @@ async def test_a_frozen_peer_is_noticed_and_found_again(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(muxer, "PING_AFTER", 0.2)
-    monkeypatch.setattr(muxer, "DEAD_AFTER", 2.0)
+    monkeypatch.setattr(muxer, "DEAD_AFTER", 1.0)
     node = await trio.to_thread.run_sync(cluster.up, "node")
     address = node.addr.rpartition("/p2p/")[0]
     async with host() as here:

@@ -37,7 +37,7 @@ from peatnet.records import MAX_ENVELOPE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-quick = settings(deadline=None, max_examples=100)
+quick = settings(deadline=None, max_examples=60)
 
 number = st.integers(0, 2**32 - 1)
 blob = st.binary(min_size=32, max_size=32).map(Hash)
