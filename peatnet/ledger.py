@@ -1,19 +1,18 @@
 """The catalogue and its place on disk: what a node has heard, and whom it trusts.
 
 The catalogue decides in memory; what it accepts is written to peatnet.db in one transaction a batch. A crash
-between the two loses only what peers hold and will send again, except for our own records: those are on disk
-before anybody hears of them.
+between the two loses only what peers hold and will send again. Our own records, and whom we trust, are written
+first: nobody hears of a record that a crash, or a full disk, could take back.
 """
 
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from peatnet.errors import PeatnetError, UsageError
+from peatnet.errors import PeatnetError, StaleRecord, StorageError, UsageError
 from peatnet.log import get_logger
 from peatnet.net.ports import Taken
 from peatnet.records import (
@@ -55,7 +54,7 @@ class Ledger:
 
     Attributes:
         catalogue: the records; change it through this object only.
-        on_change: called with each record that was news, once it is on disk.
+        on_change: called with each record that was news, once it is on disk or the disk has refused it.
     """
 
     def __init__(self, database: Database, keys: KeyPair, trusted: Iterable[str]) -> None:
@@ -67,6 +66,8 @@ class Ledger:
         self.catalogue = Catalogue({keys.peer_id, *self._configured, *added})
         self.on_change: list[Callable[[Record], None]] = []
         self._manifests: dict[bytes, tuple[Record, ModelManifest]] = {}
+        # Held while records are written or signed: of two records for a slot, the newer must be on disk last.
+        self._writing = trio.Lock()
         self._load()
 
     def _load(self) -> None:
@@ -94,20 +95,26 @@ class Ledger:
         Raises:
             DiskFull, StorageError: the database refused the write.
 
-        Cancellation: what was accepted is kept in memory; disk may lack it, as after a crash.
+        Cancellation: what was accepted before is kept and told of all the same.
         """
         results: list[Taken] = []
-        for number, envelope in enumerate(envelopes):
-            if number % _BREATH == _BREATH - 1:
-                await trio.lowlevel.checkpoint()
-            results.append(self._take_one(envelope))
-        news = [
-            entry.record
-            for entry in results
-            if entry.outcome is Outcome.ACCEPTED and entry.record is not None
-        ]
-        await self._persist(news)
-        self._tell(news)
+        try:
+            for number, envelope in enumerate(envelopes):
+                if number % _BREATH == _BREATH - 1:
+                    await trio.lowlevel.checkpoint()
+                results.append(self._take_one(envelope))
+        finally:
+            news = [
+                entry.record
+                for entry in results
+                if entry.outcome is Outcome.ACCEPTED and entry.record is not None
+            ]
+            # The catalogue holds them now, whatever becomes of this call.
+            try:
+                with trio.CancelScope(shield=True):
+                    await self._persist(news)
+            finally:
+                self._tell(news)
         return results
 
     def _take_one(self, envelope: bytes) -> Taken:
@@ -126,14 +133,20 @@ class Ledger:
 
         Raises:
             InvalidManifest: the body is not what the type wants.
-            DiskFull, StorageError: the database refused the write.
+            StaleRecord: a newer record of ours has come from elsewhere.
+            StorageError: the catalogue is full.
+            DiskFull, StorageError: the database refused the write; nothing is published.
         """
-        sequence = self.catalogue.next_sequence(self._keys.peer_id, time.time_ns() // 1000)
-        record = sign_record(self._keys, record_type, key, sequence, body.encode())
-        manifest = _check_body(record)
-        self.catalogue.offer(record)
-        self._note(record, manifest)
-        await self._persist([record])
+        async with self._writing:
+            sequence = self.catalogue.next_sequence(self._keys.peer_id, time.time_ns() // 1000)
+            record = sign_record(self._keys, record_type, key, sequence, body.encode())
+            manifest = _check_body(record)
+            await trio.to_thread.run_sync(self._write_records, [record])
+            outcome = self.catalogue.offer(record)
+            if outcome is not Outcome.ACCEPTED:
+                await self._write_current([record])
+                raise _not_signed(record, outcome)
+            self._note(record, manifest)
         self._tell([record])
         return record
 
@@ -142,16 +155,21 @@ class Ledger:
 
         Raises:
             UsageError: it is no peer id.
+            DiskFull, StorageError: the database refused the write; nothing has changed.
         """
         parsed = parse_peer_id(peer_id)
+        await trio.to_thread.run_sync(
+            self._database.execute, "INSERT OR IGNORE INTO trusted VALUES (?)", (str(parsed),)
+        )
         self.catalogue.trust(parsed)
-        await self._write("INSERT OR IGNORE INTO trusted VALUES (?)", (str(parsed),))
 
     async def distrust(self, peer_id: str) -> None:
         """Stop trusting a publisher.
 
         Raises:
             UsageError: it is no peer id, it is our own, or it is trusted by config.toml.
+            DiskFull, StorageError: the database refused the write; nothing has changed, or (where records have
+                to go as well) they come back with the next start.
         """
         parsed = parse_peer_id(peer_id)
         if parsed == self._keys.peer_id:
@@ -161,12 +179,17 @@ class Ledger:
                 f"{peer_id} is trusted by the configuration",
                 hint="take it out of trusted_publishers (or --trust) and restart",
             )
+        await trio.to_thread.run_sync(
+            self._database.execute, "DELETE FROM trusted WHERE peer_id = ?", (str(parsed),)
+        )
         dropped = self.catalogue.distrust(parsed)
         for record in dropped:
             self._manifests.pop(record.slot, None)
-        await self._write("DELETE FROM trusted WHERE peer_id = ?", (str(parsed),))
-        for record in dropped:
-            await self._write("DELETE FROM records WHERE slot = ?", (record.slot,))
+        await self._persist(dropped)
+
+    def is_current(self, record: Record) -> bool:
+        """Whether this record is the one that its slot holds now."""
+        return self.catalogue.by_slots([record.slot]) == [record]
 
     def is_trusted(self, publisher: str) -> bool:
         """Whether this publisher's records count."""
@@ -189,17 +212,24 @@ class Ledger:
 
     async def _persist(self, records: Sequence[Record]) -> None:
         if records:
-            await trio.to_thread.run_sync(partial(self._write_records, records))
+            async with self._writing:
+                await self._write_current(records)
 
-    def _write_records(self, records: Sequence[Record]) -> None:
+    async def _write_current(self, records: Iterable[Record]) -> None:
+        """Bring the slots of these records on disk to what the catalogue holds in them now."""
+        slots = {record.slot for record in records}
+        current = self.catalogue.by_slots(slots)
+        gone = slots - {record.slot for record in current}
+        await trio.to_thread.run_sync(self._write_records, current, gone)
+
+    def _write_records(self, records: Sequence[Record], gone: Iterable[bytes] = ()) -> None:
         with self._database.transaction():
             for record in records:
                 self._database.execute(
                     "INSERT OR REPLACE INTO records VALUES (?, ?)", (record.slot, record.envelope)
                 )
-
-    async def _write(self, sql: str, parameters: tuple[object, ...]) -> None:
-        await trio.to_thread.run_sync(self._database.execute, sql, parameters)
+            for slot in gone:
+                self._database.execute("DELETE FROM records WHERE slot = ?", (slot,))
 
 
 def parse_peer_id(text: str) -> PeerId:
@@ -214,6 +244,14 @@ def parse_peer_id(text: str) -> PeerId:
         raise UsageError(
             f"{text!r} is not a peer id: {exc.message}", hint="`peatnet id` prints a node's own"
         ) from exc
+
+
+def _not_signed(record: Record, outcome: Outcome) -> PeatnetError:
+    if outcome is Outcome.REFUSED:
+        return StorageError(
+            f"{record.key}: the catalogue is full", hint="`peatnet trust remove` makes room"
+        )
+    return StaleRecord(f"{record.key}: a newer record of this node is known", hint="try again")
 
 
 def _check_body(record: Record) -> ModelManifest | None:

@@ -1,0 +1,146 @@
+"""The ledger: what is on disk is what the catalogue holds, in whatever order things were written."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+from support.records import manifest_of, record_of
+
+from peatnet.blobs import Database
+from peatnet.errors import DiskFull
+from peatnet.ledger import Ledger
+from peatnet.records import KeyPair, RecordType, sign_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+US = KeyPair.from_seed(bytes(32))
+THEM = KeyPair.from_seed(bytes([1]) * 32)
+
+
+class SlowOrFullDatabase(Database):
+    """A real database whose next writes wait for a word, or find no room."""
+
+    gate: threading.Event | None = None
+    full = False
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if sql.startswith("BEGIN") and self.gate is not None:
+            gate, self.gate = self.gate, None
+            assert gate.wait(10)
+        if self.full and sql.startswith(("INSERT", "DELETE")):
+            raise DiskFull("no room")
+        return super().execute(sql, parameters)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[SlowOrFullDatabase]:
+    opened = SlowOrFullDatabase.open(tmp_path / "peatnet.db")
+    assert isinstance(opened, SlowOrFullDatabase)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"model" * 1000)
+    return path
+
+
+def withdrawal(keys: KeyPair, key: str, sequence: int) -> bytes:
+    model_id, _, version = key.partition("@")
+    body = json.dumps({"model_id": model_id, "version": version}).encode()
+    return sign_record(keys, RecordType.WITHDRAWAL, key, sequence, body).envelope
+
+
+async def test_two_writes_at_once_leave_the_newer_record_on_disk(
+    database: SlowOrFullDatabase, model: Path
+) -> None:
+    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    gate = database.gate = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ledger.take, [record_of(THEM, manifest_of(model, "m"), 1)])
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ledger.take, [withdrawal(THEM, "m@1.0.0", 2)])
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+    assert ledger.manifests() == []
+    assert Ledger(database, US, [str(THEM.peer_id)]).manifests() == []
+
+
+async def test_a_record_of_ours_that_the_disk_refused_is_heard_of_by_nobody(
+    database: SlowOrFullDatabase, model: Path
+) -> None:
+    ledger = Ledger(database, US, [])
+    told: list[str] = []
+    ledger.on_change.append(lambda record: told.append(record.key))
+    before = ledger.catalogue.digest()
+    body = json.dumps(manifest_of(model, "m"))
+    database.full = True
+    with pytest.raises(DiskFull):
+        await ledger.sign(RecordType.MANIFEST, "m@1.0.0", body)
+    assert (ledger.catalogue.digest(), ledger.manifests(), told) == (before, [], [])
+    database.full = False
+    record = await ledger.sign(RecordType.MANIFEST, "m@1.0.0", body)
+    assert told == ["m@1.0.0"]
+    assert ledger.is_current(record)
+    assert Ledger(database, US, []).catalogue.digest() == ledger.catalogue.digest()
+
+
+async def test_records_from_others_count_though_the_disk_is_full(
+    database: SlowOrFullDatabase, model: Path
+) -> None:
+    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    told: list[str] = []
+    ledger.on_change.append(lambda record: told.append(record.key))
+    database.full = True
+    with pytest.raises(DiskFull):
+        await ledger.take([record_of(THEM, manifest_of(model, "m"))])
+    assert told == ["m@1.0.0"]
+    assert [record.key for record, _ in ledger.manifests()] == ["m@1.0.0"]
+
+
+async def test_what_was_taken_before_a_cancellation_is_kept_and_told(
+    database: SlowOrFullDatabase, model: Path
+) -> None:
+    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    told: list[str] = []
+    ledger.on_change.append(lambda record: told.append(record.key))
+    envelopes = [
+        record_of(THEM, manifest_of(model, f"m{number}", blob_hash=None), number)
+        for number in range(40)
+    ]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await ledger.take(envelopes)
+    assert scope.cancelled_caught
+    assert 0 < len(told) < len(envelopes)
+    again = Ledger(database, US, [str(THEM.peer_id)])
+    assert sorted(record.key for record, _ in again.manifests()) == sorted(told)
+
+
+async def test_trust_that_the_disk_refused_is_not_given_or_taken(
+    database: SlowOrFullDatabase,
+) -> None:
+    ledger = Ledger(database, US, [])
+    them = str(THEM.peer_id)
+    database.full = True
+    with pytest.raises(DiskFull):
+        await ledger.trust(them)
+    assert not ledger.is_trusted(them)
+    database.full = False
+    await ledger.trust(them)
+    database.full = True
+    with pytest.raises(DiskFull):
+        await ledger.distrust(them)
+    assert ledger.is_trusted(them)
+    database.full = False
+    await ledger.distrust(them)
+    assert not Ledger(database, US, []).is_trusted(them)
