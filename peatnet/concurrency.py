@@ -76,6 +76,8 @@ class Feed(Generic[T]):
                 channel.send_nowait(change)
             except trio.WouldBlock:
                 log.debug("subscriber is slow; change dropped", change=change)
+            except trio.BrokenResourceError:
+                log.debug("subscriber has closed its end; change dropped", change=change)
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[trio.MemoryReceiveChannel[T]]:
