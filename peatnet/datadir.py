@@ -51,6 +51,8 @@ def locked_data_dir(path: Path) -> Iterator[None]:
                 f"another peatnet node runs on {path}",
                 hint="stop it, or use another --data-dir; commands reach a running node by themselves",
             ) from exc
+        except OSError as exc:
+            raise unusable(path, exc) from exc
         yield
     finally:
         os.close(fd)

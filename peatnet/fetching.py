@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from peatnet.blobs import ChunkTable, Hash
-from peatnet.concurrency import Stirring, cancellable
+from peatnet.concurrency import Stirring, bare_errors, cancellable
 from peatnet.errors import IntegrityError, NoSource, RemoteProtocolError
 from peatnet.log import get_logger
 from peatnet.net.standing import Offence
@@ -124,10 +124,9 @@ class BlobFetch:
             IntegrityError: the bytes contradict the manifest.
             DiskFull, StorageError: from the store.
         """
-        if self._blob is not None:
-            info = await trio.to_thread.run_sync(self._store.info, self._blob)
-            if info is not None:
-                return info
+        info = await trio.to_thread.run_sync(self._look)
+        if info is not None:
+            return info
         if self._peers is None and self._url is None:
             raise NoSource(
                 f"{self._what} has no download_url",
@@ -138,12 +137,18 @@ class BlobFetch:
             if offer is None or self._blob is None:
                 return await self._fetch_loose()
             try:
-                return await self._fetch_chunks(self._blob, offer)
+                with bare_errors():
+                    return await self._fetch_chunks(self._blob, offer)
             except IntegrityError as exc:
                 if offer.giver is None or self._peers is None:
                     raise
                 self._liars.add(offer.giver)
                 self._peers.offend(offer.giver, Offence.WRONG_TABLE, exc.message)
+
+    def _look(self) -> BlobInfo | None:
+        if self._blob is not None:
+            return self._store.info(self._blob)
+        return self._store.find_sha256(self._sha256) if self._sha256 else None
 
     # The table
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from peatnet.blobs.durable import read_bounded, write_atomic
+from peatnet.blobs.oserrors import os_errors
 from peatnet.errors import StorageError
 from peatnet.records import KeyPair
 
@@ -51,8 +52,9 @@ def load_or_create(path: Path) -> Identity:
     keys = KeyPair.from_seed(seed)
     if keys.public.raw != data[-32:]:
         raise _damaged(path)
-    if path.stat().st_mode & 0o077:
-        path.chmod(0o600)
+    with os_errors("making private", path):
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
     return Identity(keys, seed)
 
 

@@ -187,9 +187,10 @@ class Ledger:
             self._manifests.pop(record.slot, None)
         await self._persist(dropped)
 
-    def is_current(self, record: Record) -> bool:
-        """Whether this record is the one that its slot holds now."""
-        return self.catalogue.by_slots([record.slot]) == [record]
+    def counts(self, record: Record) -> bool:
+        """Whether this manifest is the newest of its slot and not withdrawn. Any thread may ask."""
+        held = self._manifests.get(record.slot)
+        return held is not None and held[0] == record
 
     def is_trusted(self, publisher: str) -> bool:
         """Whether this publisher's records count."""

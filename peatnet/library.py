@@ -7,8 +7,9 @@ these and from what the store holds, so there is nothing that could contradict t
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,32 +21,24 @@ from peatnet.identity import load_or_create
 from peatnet.ledger import Ledger
 from peatnet.log import get_logger
 from peatnet.models import ModelStatus, parse_reference
+from peatnet.states import Key, LocalState, States
 from peatnet.views import ModelView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from peatnet.blobs import BlobInfo
+    from peatnet.blobs import BlobInfo, GcReport, VerifyReport
     from peatnet.config import Config
     from peatnet.identity import Identity
     from peatnet.models import ModelManifest
     from peatnet.records import Record
 
-_SCHEMA = """
-CREATE TABLE models (
-    publisher TEXT NOT NULL,
-    key TEXT NOT NULL,
-    blob BLOB,
-    path TEXT,
-    verified_at TEXT,
-    error TEXT,
-    failed INTEGER NOT NULL DEFAULT 0,
-    removed INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (publisher, key)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE intents (target TEXT PRIMARY KEY, source TEXT NOT NULL) STRICT, WITHOUT ROWID;
-"""
+# Why a blob is pinned that is being published and has no manifest yet.
+PUBLISHING = "publish"
+_DOWNLOADING = "download"
+_MODELS = "models/"
+_HASH_DIGITS = 64
 
 log = get_logger(__name__)
 
@@ -64,6 +57,11 @@ class Model:
         return str(self.record.publisher)
 
     @property
+    def key(self) -> Key:
+        """Its name among all models."""
+        return self.publisher, self.record.key
+
+    @property
     def blob(self) -> Hash | None:
         """The blob that the manifest names; foreign manifests may name none."""
         return Hash.parse(self.manifest.blob_hash) if self.manifest.blob_hash else None
@@ -80,24 +78,11 @@ class Target:
     blob: Hash | None
 
 
-@dataclass(frozen=True, slots=True)
-class LocalState:
-    """What this node remembers of a model besides its manifest.
-
-    ``path`` is where its file was put, relative to the data directory; ``failed`` tells an error that trying
-    again will not mend from one that it may.
-    """
-
-    blob: Hash | None = None
-    path: str | None = None
-    verified_at: str | None = None
-    error: str | None = None
-    failed: bool = False
-    removed: bool = False
-
-
 class Library:
-    """One data directory, opened. Made by :func:`open_library`. Methods that touch the disk block."""
+    """One data directory, opened. Made by :func:`open_library`.
+
+    Methods that touch the disk block. Those that change something may be called from any thread, and take turns.
+    """
 
     def __init__(
         self, config: Config, identity: Identity, database: Database, store: Store, ledger: Ledger
@@ -106,16 +91,12 @@ class Library:
         self.identity = identity
         self.store = store
         self.ledger = ledger
-        self._database = database
-        database.script("library-1", _SCHEMA)
-        self._states: dict[tuple[str, str], LocalState] = {
-            (publisher, key): LocalState(
-                Hash(blob) if blob else None, path, verified_at, error, bool(failed), bool(removed)
-            )
-            for publisher, key, blob, path, verified_at, error, failed, removed in database.execute(
-                "SELECT publisher, key, blob, path, verified_at, error, failed, removed FROM models"
-            )
-        }
+        self.states = States(database)
+        # Held over the disk, so never taken by the trio thread: states, names under models/, removals.
+        self._turn = threading.RLock()
+        for blob, reasons in store.pins().items():
+            if PUBLISHING in reasons:
+                store.unpin(blob, PUBLISHING)  # a crash came in between
 
     # Models
 
@@ -127,10 +108,15 @@ class Library:
         ]
         return sorted(found, key=lambda item: (not item.trusted, str(item), item.publisher))
 
-    def find(self, reference: str) -> Target:
+    def find(self, reference: str, *, publisher: str | None = None) -> Target:
         """What a person means by MODEL, MODEL@VERSION, a hash, or the beginning of one.
 
-        A trusted publisher's model goes before an untrusted one's; without a version, the one published last.
+        A trusted publisher's model goes before an untrusted one's; without a version, the one published last. A
+        whole hash is never taken for a model's name, or anybody could offer another file under it.
+
+        Args:
+            reference: what the person wrote.
+            publisher: whose models are meant; None for anybody's.
 
         Raises:
             UsageError: it could not be a reference.
@@ -138,57 +124,68 @@ class Library:
             Ambiguous: several things are.
         """
         parsed = parse_reference(reference)
+        models = [model for model in self.models() if publisher in {None, model.publisher}]
+        prefix = parsed.hash_prefix
+        if prefix is not None and len(prefix) == _HASH_DIGITS:
+            return self._target(Hash.parse(prefix), models)
         named = [
             model
-            for model in self.models()
+            for model in models
             if model.manifest.model_id == parsed.model_id
             and parsed.version in {None, model.manifest.version}
         ]
+        hashes = self._beginning(prefix, models) if prefix is not None else set()
         if named:
-            return self._target(self._best(reference, named))
-        if parsed.hash_prefix is not None:
-            return self._find_hash(parsed.hash_prefix)
-        raise NotFound(
-            f"no model {reference!r} is known here", hint="`peatnet models` lists what is"
-        )
-
-    def _best(self, reference: str, named: list[Model]) -> Model:
-        trusted = [model for model in named if model.trusted]
-        candidates = trusted or named
-        publishers = sorted({model.publisher for model in candidates})
-        if len(publishers) > 1:
-            raise Ambiguous(
-                f"{reference!r} is published by {len(publishers)} publishers: {', '.join(publishers)}",
-                hint="name the blob by its hash; `peatnet models` shows it",
-            )
-        return max(candidates, key=lambda model: model.record.order)
-
-    def _find_hash(self, prefix: str) -> Target:
-        by_hash: dict[Hash, Model] = {}
-        for model in reversed(self.models()):  # trusted ones last, so that they stay
-            blob = self.blob_of(model)
-            if blob is not None and blob.hex().startswith(prefix):
-                by_hash[blob] = model
-        stored = [info.hash for info in self.store.blobs()]
-        partial = [info.hash for info in self.store.partials()]
-        hashes = {blob for blob in [*stored, *partial] if blob.hex().startswith(prefix)}
-        hashes |= set(by_hash)
+            best = _best(reference, named)
+            if hashes and not best.trusted:
+                raise Ambiguous(
+                    f"{reference!r} is a model of a publisher that is not trusted, "
+                    "and the beginning of a blob's hash",
+                    hint="give the model's version as well, or more digits of the hash",
+                )
+            return Target(best, self.blob_of(best))
         if len(hashes) > 1:
             raise Ambiguous(
                 f"{len(hashes)} blobs begin with {prefix}", hint="give more digits of the hash"
             )
         if hashes:
-            blob = hashes.pop()
-            return Target(by_hash.get(blob), blob)
-        if len(prefix) == 2 * len(Hash(bytes(32))):
-            return Target(None, Hash.parse(prefix))  # unknown here, but peers may have it
+            return self._target(hashes.pop(), models)
+        if prefix is not None:
+            raise NotFound(
+                f"no blob that begins with {prefix} is known here",
+                hint="a hash that is not known here must be given whole",
+            )
         raise NotFound(
-            f"no blob that begins with {prefix} is known here",
-            hint="a hash that is not known here must be given whole",
+            f"no model {reference!r} is known here", hint="`peatnet models` lists what is"
         )
 
-    def _target(self, model: Model) -> Target:
-        return Target(model, self.blob_of(model))
+    def find_model(self, key: Key) -> Model:
+        """The model of this name.
+
+        Raises:
+            NotFound: it is not known, or does not count any more.
+        """
+        for model in self.models():
+            if model.key == key:
+                return model
+        raise NotFound(f"no model {key[1]} of {key[0]} is known here")
+
+    def _beginning(self, prefix: str, models: list[Model]) -> set[Hash]:
+        """The blobs here, and those that models name, whose hash begins like this."""
+        known = {info.hash for info in self.store.blobs()}
+        known |= {info.hash for info in self.store.partials()}
+        known |= {blob for model in models if (blob := self.blob_of(model)) is not None}
+        return {blob for blob in known if blob.hex().startswith(prefix)}
+
+    def _target(self, blob: Hash, models: list[Model]) -> Target:
+        """A blob, with the manifest that tells most of it; one that the blob contradicts tells nothing."""
+        info = self.store.info(blob)
+        for model in models:  # trusted ones first
+            if self.blob_of(model) == blob and (
+                info is None or check_against(model.manifest, info) is None
+            ):
+                return Target(model, blob)
+        return Target(None, blob)
 
     def blob_of(self, model: Model) -> Hash | None:
         """The blob of a model: as its manifest names it, or as its download turned out."""
@@ -196,8 +193,15 @@ class Library:
             return model.blob
         found = self.state(model).blob
         info = self.store.info(found) if found is not None else None
+        if info is None or not model.manifest.sha256:
+            return None
         # A newer manifest of the same version may have replaced the one that the download was for.
-        return found if info is not None and check_against(model.manifest, info) is None else None
+        return found if check_against(model.manifest, info) is None else None
+
+    def kept_as(self, model: Model) -> Hash | None:
+        """What the store has a model under: its blob, or (unfinished, and of no known blob) its SHA-256."""
+        sha256 = model.manifest.sha256
+        return self.blob_of(model) or (Hash.parse(sha256) if sha256 else None)
 
     def info_of(self, model: Model) -> BlobInfo | None:
         """The complete blob of a model, if it is here and what the manifest says of it holds."""
@@ -209,41 +213,43 @@ class Library:
 
     def ready_info(self, model: Model) -> BlobInfo | None:
         """The complete blob of a model that :meth:`set_ready` was called for; None for any other."""
-        return self.info_of(model) if self.state(model).verified_at is not None else None
+        state, info = self.state(model), self.info_of(model)
+        # A newer manifest of the same version may name another blob than the one that was put in place.
+        ready = info is not None and state.verified_at is not None and state.blob == info.hash
+        return info if ready else None
 
     # State
 
     def state(self, model: Model) -> LocalState:
         """What is remembered of a model."""
-        return self._states.get((model.publisher, model.record.key), LocalState())
+        return self.states.get(model.key)
 
-    def remember(self, model: Model, state: LocalState) -> None:
-        """Remember this of a model, durably."""
-        self._states[model.publisher, model.record.key] = state
-        self._database.execute(
-            "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                model.publisher,
-                model.record.key,
-                state.blob,
-                state.path,
-                state.verified_at,
-                state.error,
-                int(state.failed),
-                int(state.removed),
-            ),
-        )
+    def set_failed(self, model: Model, error: str, *, failed: bool) -> None:
+        """Note why a fetch of a model that is not ready failed; ``failed``: trying again will not mend it."""
+        with self._turn:
+            if self.ready_info(model) is None:
+                state = self.state(model)
+                state = replace(state, error=error, failed=failed, tried=model.record.id)
+                self.states.put(model.key, state)
 
     def set_ready(self, model: Model, info: BlobInfo) -> Path:
         """Note that a model's blob is here and verified, and put it under ``models/``.
 
+        A model that was withdrawn or replaced meanwhile keeps its blob, and nothing else happens.
+
         Returns:
             Where the model's file is.
         """
-        path = self._place(model, info)
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        relative = str(path.relative_to(self.config.data_dir))
-        self.remember(model, LocalState(blob=info.hash, path=relative, verified_at=now))
+        with self._turn:
+            if not self.ledger.counts(model.record):
+                return info.path
+            path = self._place(model, info)
+            now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            relative = str(path.relative_to(self.config.data_dir))
+            before = self.state(model).path
+            self.states.put(model.key, LocalState(info.hash, relative, now))
+            if before is not None and before != relative:
+                self._take_name(before)
         return path
 
     def place_all(self, publisher: str) -> None:
@@ -258,16 +264,20 @@ class Library:
 
         An untrusted publisher's model has no name under ``models/``: a runtime that looks there would use it.
         """
-        if not model.trusted:
+        if not self.ledger.is_trusted(model.publisher):
             return info.path
-        wanted = f"models/{model.manifest.model_id}/{model.manifest.filename()}"
-        for other in self.models():
-            same = (other.publisher, other.record.key) == (model.publisher, model.record.key)
-            if not same and other.trusted and self.state(other).path == wanted:
-                if self.blob_of(other) == info.hash or self.ready_info(other) is None:
-                    continue
-                log.warning("model file name is taken", model=str(model), by=other.publisher)
+        wanted = f"{_MODELS}{model.manifest.model_id}/{model.manifest.filename()}"
+        rivals = {
+            key: state
+            for key, state in self.states.items()
+            if state.path == wanted and key != model.key and state.blob != info.hash
+        }
+        for rival in self.models() if rivals else []:
+            if rival.key in rivals and rival.trusted and self.ready_info(rival) is not None:
+                log.warning("model file name is taken", model=str(model), by=rival.publisher)
                 return info.path
+        for key, state in rivals.items():
+            self.states.put(key, replace(state, path=None))  # the name is no longer its file
         return self.store.link_model(info.hash, model.manifest.model_id, model.manifest.filename())
 
     def path_of(self, model: Model, info: BlobInfo) -> Path:
@@ -276,77 +286,134 @@ class Library:
         path = self.config.data_dir / placed if placed is not None else info.path
         return path if path.is_file() else info.path
 
-    def remove(self, target: Target, *, force: bool) -> int:
-        """Remove a target's blob, complete or not, and the name under ``models/``; returns the bytes freed.
+    # Removing
+
+    def remove(self, blob: Hash, *, force: bool) -> int:
+        """Remove a blob, complete or not, and its names under ``models/``; returns the bytes freed.
 
         Raises:
-            InUse: it is pinned and ``force`` is not given, or it is being read.
+            InUse: it is pinned and ``force`` is not given, or it is being read or fetched.
             NotFound: it is not here.
         """
-        if target.blob is None:
-            raise NotFound("nothing of it is here")
-        freed = self.store.remove(target.blob, force=force)
-        for model in self.models():
-            if self.blob_of(model) != target.blob:
-                continue
-            placed = self.state(model).path
-            if placed is not None and placed.startswith("models/"):
-                unlink_durable(self.config.data_dir / placed)
-            self.remember(model, LocalState(blob=self.state(model).blob, removed=True))
+        with self._turn:
+            theirs = [model for model in self.models() if self.kept_as(model) == blob]
+            freed = self.store.remove(blob, force=force)
+            self._sweep()
+            for model in theirs:
+                state = replace(self.state(model), error=None, failed=False, removed=True)
+                self.states.put(model.key, state)
         return freed
 
-    def view(self, model: Model, *, progress: float | None) -> ModelView:
+    def collect(self, wanted: set[Hash], *, dry_run: bool) -> GcReport:
+        """Remove blobs that no model in the catalogue needs and nobody pinned, and their names.
+
+        Args:
+            wanted: what is being fetched besides.
+            dry_run: only tell.
+        """
+        with self._turn:
+            keep = wanted | {
+                blob for model in self.models() if (blob := self.kept_as(model)) is not None
+            }
+            for blob, reasons in self.store.pins().items():
+                # An unfinished download that nobody will go on with. Whoever begins it again pins it again.
+                if _DOWNLOADING in reasons and blob not in keep:
+                    self.store.unpin(blob, _DOWNLOADING)
+            report = self.store.gc(keep, dry_run=dry_run)
+            if not dry_run:
+                self._sweep()
+        return report
+
+    def verify(
+        self, blob: Hash | None, *, rebuild: bool, progress: Callable[[int], None]
+    ) -> VerifyReport:
+        """Read blobs again, and take the names away of those that are damaged.
+
+        Args:
+            blob: which; None for all.
+            rebuild: first enter blob files that the index has lost.
+            progress: called with the bytes read so far.
+        """
+        if rebuild:
+            self.store.rebuild(progress)
+        report = self.store.verify(blob, progress)
+        with self._turn:
+            self._sweep()
+        return report
+
+    def _sweep(self) -> None:
+        """Take away names whose blob is gone, which would keep its bytes, and what models left that are no more."""
+        live = {model.key for model in self.models()}
+        for key, state in self.states.items():
+            if state.blob is not None and self.store.info(state.blob) is not None:
+                continue
+            if key not in live:
+                self.states.forget(key)
+            elif state.path is not None:
+                self.states.put(key, replace(state, path=None, verified_at=None))
+            if state.path is not None:
+                self._take_name(state.path)
+
+    def _take_name(self, path: str) -> None:
+        """Unlink a name under ``models/`` that a model had, unless another one has it, too."""
+        if path.startswith(_MODELS) and all(state.path != path for _, state in self.states.items()):
+            unlink_durable(self.config.data_dir / path)
+
+    # Showing
+
+    def status(self, model: Model, *, fetching: bool) -> ModelStatus:
+        """The state of a model here; costs no disk."""
+        if self.ready_info(model) is not None:
+            return ModelStatus.READY
+        if fetching:
+            return ModelStatus.DOWNLOADING
+        state = self.state(model)
+        failed = state.failed and state.tried == model.record.id
+        return ModelStatus.FAILED if failed else ModelStatus.AVAILABLE
+
+    def unfinished(self) -> dict[Hash, float]:
+        """How much is here of each unfinished blob, 0..1."""
+        return {
+            partial.hash: partial.verified_bytes / partial.size
+            for partial in self.store.partials()
+            if partial.size
+        }
+
+    def view(self, model: Model, *, progress: float | None, unfinished: float = 0.0) -> ModelView:
         """A model as scripts and people see it.
 
         Args:
             model: which.
             progress: 0..1 while it is being downloaded, else None.
+            unfinished: 0..1 of it that an earlier download left.
         """
-        state = self.state(model)
-        info = self.ready_info(model)
-        if info is not None:
-            status, done = ModelStatus.READY, 1.0
-        elif progress is not None:
-            status, done = ModelStatus.DOWNLOADING, min(1.0, max(0.0, progress))
-        else:
-            status = ModelStatus.FAILED if state.failed else ModelStatus.AVAILABLE
-            done = self._partial_progress(model)
-        blob = self.blob_of(model)
+        state, info, blob = self.state(model), self.ready_info(model), self.blob_of(model)
+        done = unfinished if progress is None else min(1.0, max(0.0, progress))
+        tried = state.tried == model.record.id
         return ModelView(
             model_id=model.manifest.model_id,
             version=model.manifest.version,
             publisher=model.publisher,
             trusted=model.trusted,
-            status=status.value.lower(),
-            download_progress=done,
+            status=self.status(model, fetching=progress is not None).value.lower(),
+            download_progress=done if info is None else 1.0,
             size_bytes=model.manifest.size_bytes,
             blob_hash=blob.hex() if blob else None,
             local_path=str(self.path_of(model, info)) if info else None,
-            error=None if info else state.error,
+            error=state.error if info is None and tried else None,
         )
 
-    def _partial_progress(self, model: Model) -> float:
-        blob = self.blob_of(model)
-        for partial in self.store.partials() if blob else []:
-            if partial.hash == blob and partial.size:
-                return partial.verified_bytes / partial.size
-        return 0.0
 
-    # Intents: what a person asked for and a crash must not lose
-
-    def add_intent(self, target: str, source: str) -> None:
-        """Note that this target is to be fetched, until :meth:`drop_intent`."""
-        self._database.execute("INSERT OR REPLACE INTO intents VALUES (?, ?)", (target, source))
-
-    def drop_intent(self, target: str) -> None:
-        """The target was fetched, or is not wanted any more."""
-        self._database.execute("DELETE FROM intents WHERE target = ?", (target,))
-
-    def intents(self) -> list[tuple[str, str]]:
-        """What was being fetched on request when the node stopped: (target, source choice)."""
-        return [
-            (str(row[0]), str(row[1])) for row in self._database.execute("SELECT * FROM intents")
-        ]
+def _best(reference: str, named: list[Model]) -> Model:
+    trusted = [model for model in named if model.trusted]
+    candidates = trusted or named
+    publishers = sorted({model.publisher for model in candidates})
+    if len(publishers) > 1:
+        raise Ambiguous(
+            f"{reference!r} is published by {len(publishers)} publishers: {', '.join(publishers)}",
+            hint="name the blob by its hash; `peatnet models` shows it",
+        )
+    return max(candidates, key=lambda model: model.record.order)
 
 
 def check_against(manifest: ModelManifest, info: BlobInfo) -> str | None:

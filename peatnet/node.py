@@ -18,7 +18,8 @@ from peatnet.blobs import AddMode, Hash
 from peatnet.concurrency import Feed, cancellable
 from peatnet.errors import AlreadyExists, IntegrityError, NotFound, UsageError
 from peatnet.keeper import Keeper
-from peatnet.library import Model, check_against
+from peatnet.library import PUBLISHING, Model, check_against
+from peatnet.publishing import fill_in, let_go, take_file
 from peatnet.records import RecordType
 from peatnet.records.bodies import Withdrawal, decode_command
 from peatnet.views import (
@@ -114,35 +115,27 @@ class Node:
             InvalidManifest: the manifest, filled in, breaks a rule.
             DiskFull, StorageError: the store cannot take it.
 
-        Cancellation: nothing is added, nothing is published.
+        Cancellation: nothing is published; of what was added before it, only a blob may stay, for ``gc``.
         """
-        if not await trio.to_thread.run_sync(path.exists):
-            raise NotFound(f"there is no file {path}", hint="check the path")
-        add = partial(self._library.store.add_file, path, mode=mode, progress=cancellable(progress))
-        info = await trio.to_thread.run_sync(add)
-        wrong = check_against(manifest, info)
-        if wrong is None and manifest.blob_hash not in {None, info.hash.hex()}:
-            wrong = (
-                f"the file's BLAKE3 is {info.hash.hex()}, the manifest says {manifest.blob_hash}"
-            )
-        if wrong is not None:
-            raise IntegrityError(
-                f"{path}: {wrong}",
-                hint="take the field out of the manifest, or name the right file",
-            )
-        signed = manifest.with_blob(
-            blob_hash=info.hash.hex(),
-            size_bytes=info.size,
-            sha256=info.sha256,
-            chunk_size=info.table.chunk_size,
-            table_hash=info.table.table_hash.hex(),
-        )
-        record = await self._library.ledger.sign(RecordType.MANIFEST, signed.key, signed.to_json())
-        await trio.to_thread.run_sync(
-            self._library.set_ready, Model(record, signed, trusted=True), info
-        )
+        store = self._library.store
+        take = partial(take_file, store, path, mode, cancellable(progress))
+        info = await trio.to_thread.run_sync(take)
+        # Either all of it happens now, or nothing.
+        with trio.CancelScope(shield=True):
+            try:
+                signed = fill_in(manifest, path, info)
+                record = await self._library.ledger.sign(
+                    RecordType.MANIFEST, signed.key, signed.to_json()
+                )
+                await trio.to_thread.run_sync(
+                    self._library.set_ready, Model(record, signed, trusted=True), info
+                )
+            finally:
+                await trio.to_thread.run_sync(store.unpin, info.hash, PUBLISHING)
         await self._announce(record)
         self._blob_changed(info.hash)
+        if mode is AddMode.MOVE:
+            await trio.to_thread.run_sync(let_go, path, info)
         return signed
 
     async def withdraw(self, reference: str) -> None:
@@ -152,7 +145,10 @@ class Node:
             NotFound: there is no such model.
             UsageError: another node published it.
         """
-        model = self._library.find(reference).model
+        try:
+            model = self._library.find(reference, publisher=self.peer_id).model
+        except NotFound:
+            model = self._library.find(reference).model
         if model is None:
             raise NotFound(f"{reference} is a blob without a manifest: nothing to withdraw")
         if model.publisher != self.peer_id:
@@ -200,7 +196,8 @@ class Node:
 
     async def models(self) -> list[ModelView]:
         """Every model in the catalogue that is not withdrawn, trusted ones first."""
-        return [self._view(model) for model in self._library.models()]
+        unfinished = await trio.to_thread.run_sync(self._library.unfinished)
+        return [self._view(model, unfinished) for model in self._library.models()]
 
     async def show(self, reference: str) -> ModelManifest:
         """The manifest of a model.
@@ -347,13 +344,15 @@ class Node:
             NotFound: it is not here.
         """
         target = self._library.find(reference)
-        await self._keeper.stop(target)
-        if target.blob is None:
+        model = target.model
+        blob = target.blob if model is None else self._library.kept_as(model)
+        if blob is None:
             raise NotFound(f"{reference} is not here")
-        remove = partial(self._library.remove, target, force=force)
-        freed = await trio.to_thread.run_sync(remove)
-        if target.model is not None:
-            self._model_changed(target.model)
+        async with self._keeper.stopped(target):
+            remove = partial(self._library.remove, blob, force=force)
+            freed = await trio.to_thread.run_sync(remove)
+        if model is not None:
+            self._model_changed(model)
         return freed
 
     async def pin(self, reference: str) -> str:
@@ -376,20 +375,15 @@ class Node:
             rebuild: first enter blob files that the index has lost.
         """
         blob = self._blob_of(reference) if reference is not None else None
-        if rebuild:
-            await trio.to_thread.run_sync(self._library.store.rebuild, cancellable())
-        report = await trio.to_thread.run_sync(self._library.store.verify, blob, cancellable())
+        verify = partial(self._library.verify, blob, rebuild=rebuild, progress=cancellable())
+        report = await trio.to_thread.run_sync(verify)
         self._keeper.wake()
         return report
 
     async def gc(self, *, dry_run: bool = False) -> GcReport:
         """Remove blobs that no model in the catalogue needs and nobody pinned."""
-        keep = {
-            blob
-            for model in self._library.models()
-            if (blob := self._library.blob_of(model)) is not None
-        }
-        collect = partial(self._library.store.gc, keep, dry_run=dry_run)
+        wanted = self._keeper.fetching()
+        collect = partial(self._library.collect, wanted, dry_run=dry_run)
         return await trio.to_thread.run_sync(collect)
 
     def _blob_of(self, reference: str) -> Hash:
@@ -400,16 +394,18 @@ class Node:
 
     # Changes
 
-    def _view(self, model: Model) -> ModelView:
-        progress = self._keeper.progress(model)
+    def _view(self, model: Model, unfinished: dict[Hash, float]) -> ModelView:
+        progress, blob = self._keeper.progress(model), self._library.blob_of(model)
         if progress is None:
-            return self._library.view(model, progress=None)
+            part = unfinished.get(blob, 0.0) if blob is not None else 0.0
+            return self._library.view(model, progress=None, unfinished=part)
         size = progress.size_bytes or model.manifest.size_bytes
         return self._library.view(model, progress=progress.verified_bytes / size if size else 0.0)
 
     def _model_changed(self, model: Model) -> None:
         if self._feed:
-            status = self._view(model).status
+            fetching = self._keeper.progress(model) is not None
+            status = self._library.status(model, fetching=fetching).value.lower()
             self._feed.tell(ModelChanged(model.manifest.model_id, model.manifest.version, status))
 
     def _record_changed(self, record: Record) -> None:
@@ -429,8 +425,8 @@ class Node:
         banned = self._network is not None and peer_id in self._network.banned()
         self._feed.tell(PeerChanged(peer_id, connected, banned))
 
-    def _peer_gained(self, _peer_id: str, _blob: Hash) -> None:
-        self._keeper.wake(peers=True)
+    def _peer_gained(self, _peer_id: str, blob: Hash) -> None:
+        self._keeper.wake_for(blob)
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Do all that a node does by itself, until cancelled."""

@@ -1,0 +1,71 @@
+"""What people asked for and have not got: on disk, so that a crash or a stop does not lose it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from peatnet.errors import PeatnetError
+from peatnet.log import get_logger
+from peatnet.views import SourceChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from peatnet.states import States
+
+log = get_logger(__name__)
+
+
+class Intents:
+    """The names of fetches, each with the sources that it may use.
+
+    Attributes:
+        left: those that an earlier run of the node left, and that are neither done nor given up.
+    """
+
+    def __init__(self, states: States) -> None:
+        self._states = states
+        self.left: dict[str, SourceChoice] = {}
+        self._given_up: set[str] = set()
+        # An intent that is struck and noted again at once must end up noted.
+        self._writing = trio.Lock()
+
+    async def load(self) -> None:
+        """Find what an earlier run has left."""
+        for name, choice in await trio.to_thread.run_sync(self._states.intents):
+            self.left[name] = SourceChoice(choice)
+
+    async def note(self, name: str, choice: SourceChoice) -> None:
+        """Somebody asks for this.
+
+        Raises:
+            DiskFull, StorageError: it cannot be noted.
+        """
+        async with self._writing:
+            await trio.to_thread.run_sync(self._states.add_intent, name, choice.value)
+
+    def give_up(self, name: str) -> None:
+        """It is done, or not asked for any more; :meth:`strike` takes it off the disk.
+
+        Not at once: when the node stops, all who ask are cancelled, and what they asked for must stay.
+        """
+        self.left.pop(name, None)
+        self._given_up.add(name)
+
+    async def strike(self, but: Container[str]) -> None:
+        """Take off the disk what was given up, but for these names, which are asked for again.
+
+        A disk that refuses is asked again the next time.
+        """
+        for name in list(self._given_up):
+            async with self._writing:
+                if name in but:
+                    continue
+                try:
+                    await trio.to_thread.run_sync(self._states.drop_intent, name)
+                except PeatnetError as exc:
+                    log.warning("intent not struck", target=name, error=exc.message)
+                    return
+            self._given_up.discard(name)

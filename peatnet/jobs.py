@@ -1,0 +1,67 @@
+"""One fetch that runs, as the keeper sees it, and how fetches are told apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from peatnet.errors import IntegrityError, LocalProtocolError, PeatnetError
+from peatnet.library import check_against
+
+if TYPE_CHECKING:
+    from peatnet.blobs import BlobInfo, Hash
+    from peatnet.concurrency import Stirring
+    from peatnet.fetching import BlobFetch
+    from peatnet.library import Model, Target
+    from peatnet.retrying import RetryKey
+    from peatnet.views import SourceChoice
+
+
+@dataclass(slots=True)
+class Job:
+    """One fetch that runs, or is about to."""
+
+    name: str
+    target: Target
+    choice: SourceChoice
+    fetch: BlobFetch
+    stirring: Stirring
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    done: trio.Event = field(default_factory=trio.Event)
+    info: BlobInfo | None = None
+    error: PeatnetError | None = None
+
+
+def check_target(target: Target, info: BlobInfo) -> None:
+    """Check a blob against the manifest that it was asked for by, where there is one.
+
+    Raises:
+        IntegrityError: the manifest says something else.
+    """
+    wrong = check_against(target.model.manifest, info) if target.model is not None else None
+    if wrong is not None:
+        raise IntegrityError(f"{target.model}: {wrong}", hint="the manifest is wrong")
+
+
+def fetch_name(model: Model | None, blob: Hash | None) -> str:
+    """A fetch's name: the blob's, or (a manifest that names none) the model's."""
+    if blob is not None:
+        return blob.hex()
+    if model is None:
+        raise LocalProtocolError("a target without a model and without a blob")
+    return f"{model.publisher}/{model.record.key}"
+
+
+def retry_key(target: Target) -> RetryKey:
+    """What is tried again when it fails: a fetch, as one record describes it."""
+    record = target.model.record.id if target.model is not None else b""
+    return fetch_name(target.model, target.blob), record
+
+
+def first_error(group: BaseExceptionGroup[PeatnetError]) -> PeatnetError:
+    """The first of the errors that came at once; one can be told."""
+    for error in group.exceptions:
+        return first_error(error) if isinstance(error, BaseExceptionGroup) else error
+    raise LocalProtocolError("an empty exception group")

@@ -1,0 +1,128 @@
+"""What a node remembers of each model besides its manifest, and what it was asked for: two tables in peatnet.db."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from peatnet.blobs import Hash
+
+if TYPE_CHECKING:
+    from peatnet.blobs import Database
+
+_SCHEMA = """
+CREATE TABLE models (
+    publisher TEXT NOT NULL,
+    key TEXT NOT NULL,
+    blob BLOB,
+    path TEXT,
+    verified_at TEXT,
+    error TEXT,
+    failed INTEGER NOT NULL DEFAULT 0,
+    removed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (publisher, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE intents (target TEXT PRIMARY KEY, source TEXT NOT NULL) STRICT, WITHOUT ROWID;
+"""
+_SCHEMA_2 = "ALTER TABLE models ADD COLUMN tried BLOB;"
+
+Key = tuple[str, str]
+"""A model's name among all: its publisher, and ``model_id@version``."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalState:
+    """What is remembered of one model.
+
+    Attributes:
+        blob: which blob it turned out to be; what ``path`` and ``verified_at`` speak of.
+        path: where its file was put, relative to the data directory.
+        verified_at: when, in RFC 3339; None: it is not known to be good.
+        error: why the last fetch failed.
+        failed: that trying again will not mend it.
+        removed: the operator does not want it here.
+        tried: the id of the record that the failed fetch went by; a newer record has not failed yet.
+    """
+
+    blob: Hash | None = None
+    path: str | None = None
+    verified_at: str | None = None
+    error: str | None = None
+    failed: bool = False
+    removed: bool = False
+    tried: bytes | None = None
+
+
+class States:
+    """The two tables. Reading states costs no disk; whatever changes them blocks on it, disk first, memory second.
+
+    Any thread may read. Changes that depend on what was read are for the caller to put in order.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.script("library-1", _SCHEMA)
+        database.script("library-2", _SCHEMA_2)
+        rows = database.execute(
+            "SELECT publisher, key, blob, path, verified_at, error, failed, removed, tried FROM models"
+        )
+        self._states = {
+            (publisher, key): LocalState(
+                Hash(blob) if blob else None,
+                path,
+                verified,
+                error,
+                bool(failed),
+                bool(removed),
+                tried,
+            )
+            for publisher, key, blob, path, verified, error, failed, removed, tried in rows
+        }
+
+    def get(self, key: Key) -> LocalState:
+        """What is remembered of a model."""
+        return self._states.get(key, LocalState())
+
+    def items(self) -> list[tuple[Key, LocalState]]:
+        """All that is remembered, also of models that do not count any more."""
+        return list(self._states.items())
+
+    def put(self, key: Key, state: LocalState) -> None:
+        """Remember this of a model."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO models"
+            " (publisher, key, blob, path, verified_at, error, failed, removed, tried)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *key,
+                state.blob,
+                state.path,
+                state.verified_at,
+                state.error,
+                int(state.failed),
+                int(state.removed),
+                state.tried,
+            ),
+        )
+        self._states[key] = state
+
+    def forget(self, key: Key) -> None:
+        """Remember nothing of a model."""
+        self._database.execute("DELETE FROM models WHERE publisher = ? AND key = ?", key)
+        self._states.pop(key, None)
+
+    # Intents: what a person asked for and a crash must not lose
+
+    def add_intent(self, target: str, source: str) -> None:
+        """Note that this target is to be fetched, until :meth:`drop_intent`."""
+        self._database.execute("INSERT OR REPLACE INTO intents VALUES (?, ?)", (target, source))
+
+    def drop_intent(self, target: str) -> None:
+        """The target was fetched, or is not wanted any more."""
+        self._database.execute("DELETE FROM intents WHERE target = ?", (target,))
+
+    def intents(self) -> list[tuple[str, str]]:
+        """What was being fetched on request when the node stopped: (target, source choice)."""
+        return [
+            (str(row[0]), str(row[1])) for row in self._database.execute("SELECT * FROM intents")
+        ]
