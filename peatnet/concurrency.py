@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
+from peatnet.errors import PeatnetError
 from peatnet.log import get_logger
 
 if TYPE_CHECKING:
@@ -30,14 +31,26 @@ def cancellable(progress: Callable[[int], None] | None = None) -> Callable[[int]
 
 @contextmanager
 def bare_errors() -> Iterator[None]:
-    """Take a lone error out of the groups that nurseries wrap it in, so that callers can catch it by its class."""
+    """Take errors out of the groups that nurseries wrap them in, so that callers can catch them by their class.
+
+    A lone error comes out bare. Of several errors of peatnet's own (tasks that failed together, mostly for one
+    reason) the first does. Anything else stays in its group.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
-        lone: BaseException = group
-        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-            lone = lone.exceptions[0]
-        raise lone from lone.__cause__
+        errors = list(_flat(group))
+        if len(errors) > 1 and not all(isinstance(error, PeatnetError) for error in errors):
+            raise
+        raise errors[0] from errors[0].__cause__
+
+
+def _flat(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _flat(error)
+        else:
+            yield error
 
 
 class Stirring:

@@ -17,7 +17,7 @@ MAX_LINES = 500
 # "node" (config, node and their helpers: where everything is wired together), but for errors, __main__, and
 # identity, which reads the node's key from disk for net and, without any libp2p, for commands.
 ROOMS: list[set[str]] = [
-    {"errors", "log"},
+    {"errors", "log", "concurrency"},
     {"models"},
     {"blobs"},
     {"records"},
@@ -31,14 +31,14 @@ ROOMS: list[set[str]] = [
     {"cli"},
     {"__main__"},
 ]
-ROOMS_OF_ONE = {"__init__", "__main__", "errors", "identity", "log"}
+ROOMS_OF_ONE = {"__init__", "__main__", "concurrency", "errors", "identity", "log"}
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 
 # State machines and plain data: no files, no sockets, no clock, no threads, no randomness of their own.
 PURE = {"models", "records", "swarm"}
 OUTSIDE = {
     "asyncio", "httpx", "multiprocessing", "os", "pathlib.Path", "secrets", "select", "shutil", "signal",
-    "peatnet.log", "socket", "sqlite3", "ssl", "structlog", "subprocess", "tempfile", "threading", "time", "trio",
+    "peatnet.concurrency", "peatnet.log", "socket", "sqlite3", "ssl", "structlog", "subprocess", "tempfile", "threading", "time", "trio",
 }  # fmt: skip
 
 

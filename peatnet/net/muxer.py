@@ -8,7 +8,7 @@ py-libp2p 0.8.1's yamux leaves four doors open, and this module shuts them:
 - A peer that sends beyond its window fills the memory: here that ends the connection. One may open streams
   without end: here there are 64 at once.
 - The window of a stream that a peer opened grows to 16 MiB. Here it stays what it is at the start, since
-  inbound streams carry requests and gossip; that of our own streams grows to a quarter of that.
+  inbound streams carry requests and gossip; that of our own streams grows to half of that.
 - A peer that falls silent is never noticed. Here it is pinged, and cut off when nothing at all comes any more.
   Any byte counts as a sign of life, so a connection that is busy with a transfer is never in doubt.
 """
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.io.utils import read_exactly
 from libp2p.protocol_muxer.exceptions import MultiselectError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
@@ -59,8 +60,9 @@ FLUSH_TIMEOUT = 0.5
 OPEN_TIMEOUT = 10.0
 # Streams that the peer has opened and that are not gone yet; one more is reset.
 MAX_INBOUND_STREAMS = 64
-MAX_OUTBOUND_WINDOW = 4 * 1024 * 1024
-SHORTEST_ROUND_TRIP = 0.001
+MAX_OUTBOUND_WINDOW = 8 * 1024 * 1024
+# py-libp2p's writers look for credit every 10 ms, so no round trip is shorter than that to a window.
+SHORTEST_ROUND_TRIP = 0.01
 # Control frames that wait for the socket. A peer that reads nothing and makes us answer gets no further.
 MAX_WAITING_FRAMES = 4096
 # What may be buffered beyond the windows that were granted: frames for streams that are gone already.
@@ -256,7 +258,8 @@ class Muxer(Yamux):
         granted = sum(stream.target_recv_window for stream in self.streams.values())
         if held + length > granted + WINDOW_SLACK:
             self._violated(f"sent {held + length} bytes, beyond its windows")
-        return await super()._read_data_body(length)
+        # py-libp2p sets a time limit here, for each frame anew. The pulse does the same for less.
+        return await read_exactly(self.secured_conn, length)
 
 
 def _limit_window(stream: YamuxStream, limit: int) -> None:
@@ -274,7 +277,7 @@ def _limit_window(stream: YamuxStream, limit: int) -> None:
             return
         now = trio.current_time()
         credit, unreported = unreported, 0
-        quick = now - stream.epoch_start < 4 * (stream.conn.rtt() or SHORTEST_ROUND_TRIP)
+        quick = now - stream.epoch_start < 4 * max(stream.conn.rtt(), SHORTEST_ROUND_TRIP)
         if quick and stream.target_recv_window < limit:
             credit += stream.target_recv_window
             stream.target_recv_window *= 2

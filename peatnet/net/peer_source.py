@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Requests out at once: enough to keep the stream full while the swarm thinks.
 PIPELINE = 8
 # Chunks that are being checked and written while the next is read.
-WRITE_BEHIND = 3
+WRITE_BEHIND = 6
 # How often a holder that lacks something is asked again, in seconds.
 POLL_INTERVAL = 0.5
 # One that has all is asked too, so that an idle stream stays open and a dead one is noticed.
@@ -43,6 +43,8 @@ KEEP_ALIVE = 25.0
 # How long a silent stream is waited for while chunks are out. The swarm's own timeouts act long before.
 STALL_TIMEOUT = 60.0
 TABLE_TIMEOUT = 30.0
+
+_Chunk = tuple[int, bytearray, memoryview]  # index, its buffer, the filled part of that
 
 OpenStream = Callable[[], Awaitable["FrameStream"]]
 
@@ -177,15 +179,17 @@ class _Session:
         self._holds_all = False
         chunk_size = link.table.chunk_size
         size = min(chunk_size, link.table.size)
-        self._free_send, self._free_receive = trio.open_memory_channel[bytearray](WRITE_BEHIND)
+        self._give_back, self._free = trio.open_memory_channel[bytearray](WRITE_BEHIND)
         for _ in range(WRITE_BEHIND):
-            self._free_send.send_nowait(bytearray(size))
+            self._give_back.send_nowait(bytearray(size))
+        self._filled, self._to_write = trio.open_memory_channel[_Chunk](WRITE_BEHIND)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_what_it_has)
             nursery.start_soon(self._ask_for_chunks)
-            nursery.start_soon(self._read_replies, nursery)
+            nursery.start_soon(self._read_replies)
+            nursery.start_soon(self._write_chunks)
 
     async def _ask_what_it_has(self) -> None:
         while True:
@@ -207,11 +211,11 @@ class _Session:
             request = ChunkRequest(index + 1, self._link.hash, index)
             await self._frames.send(request.header())
 
-    async def _read_replies(self, nursery: trio.Nursery) -> None:
+    async def _read_replies(self) -> None:
         while True:
             reply, frame = await _receive(self._frames)
             if isinstance(reply, ChunkReply):
-                await self._take_chunk(reply, frame, nursery)
+                await self._take_chunk(reply, frame)
             elif isinstance(reply, HaveReply):
                 await self._take_have(reply, frame)
             elif isinstance(reply, Refusal):
@@ -253,7 +257,7 @@ class _Session:
         else:
             raise RemoteProtocolError(f"{self._frames.peer_id}: refused what nobody asked for")
 
-    async def _take_chunk(self, reply: ChunkReply, frame: Frame, nursery: trio.Nursery) -> None:
+    async def _take_chunk(self, reply: ChunkReply, frame: Frame) -> None:
         index = reply.index
         if index not in self._out or reply.number != index + 1:
             raise RemoteProtocolError(f"{self._frames.peer_id}: a chunk that nobody asked for")
@@ -261,19 +265,35 @@ class _Session:
             raise RemoteProtocolError(
                 f"{self._frames.peer_id}: chunk {index} has {frame.payload_length} bytes"
             )
-        buffer = await self._free_receive.receive()
+        buffer = await self._free.receive()
         view = memoryview(buffer)[: frame.payload_length]
         await self._frames.read_into(view)
         self._out.remove(index)
-        nursery.start_soon(self._write, index, buffer, view)
+        self._filled.send_nowait((index, buffer, view))
 
-    async def _write(self, index: int, buffer: bytearray, view: memoryview) -> None:
-        try:
-            await trio.to_thread.run_sync(self._link.write, index, view)
-        except IntegrityError:
-            self._link.corrupt(index)
-        else:
-            self._link.arrived(index)
-        finally:
-            # At most WRITE_BEHIND buffers exist, so there is always room for one that comes back.
-            self._free_send.send_nowait(buffer)
+    async def _write_chunks(self) -> None:
+        """Hand what has been read to a worker thread, all of it at once: changing threads costs more than a hash."""
+        async for chunk in self._to_write:
+            chunks = [chunk]
+            while len(chunks) < WRITE_BEHIND:
+                try:
+                    chunks.append(self._to_write.receive_nowait())
+                except trio.WouldBlock:
+                    break
+            corrupt = await trio.to_thread.run_sync(self._write, chunks)
+            for index, buffer, _ in chunks:
+                if index in corrupt:
+                    self._link.corrupt(index)
+                else:
+                    self._link.arrived(index)
+                self._give_back.send_nowait(buffer)
+
+    def _write(self, chunks: list[_Chunk]) -> set[int]:
+        """In a worker thread: check and write; returns the chunks that are not what the table says."""
+        corrupt = set()
+        for index, _, view in chunks:
+            try:
+                self._link.write(index, view)
+            except IntegrityError:
+                corrupt.add(index)
+        return corrupt
