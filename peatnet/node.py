@@ -120,9 +120,10 @@ class Node:
         store = self._library.store
         take = partial(take_file, store, path, mode, cancellable(progress))
         info = await trio.to_thread.run_sync(take)
-        # Either all of it happens now, or nothing.
-        with trio.CancelScope(shield=True):
-            try:
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            # From here on all of it happens, or nothing.
+            with trio.CancelScope(shield=True):
                 signed = fill_in(manifest, path, info)
                 record = await self._library.ledger.sign(
                     RecordType.MANIFEST, signed.key, signed.to_json()
@@ -130,7 +131,8 @@ class Node:
                 await trio.to_thread.run_sync(
                     self._library.set_ready, Model(record, signed, trusted=True), info
                 )
-            finally:
+        finally:
+            with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(store.unpin, info.hash, PUBLISHING)
         await self._announce(record)
         self._blob_changed(info.hash)

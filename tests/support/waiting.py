@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+import trio
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -42,3 +44,16 @@ def wait_until(
                 f"not within {timeout:g} s: {what or condition}; last value: {value!r}"
             )
         time.sleep(every)
+
+
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """The same within trio, where other tasks run meanwhile.
+
+    Args:
+        condition: called again and again.
+        what: what is waited for, for the message.
+    """
+    with trio.move_on_after(DEFAULT_TIMEOUT) as waited:
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+            await trio.sleep(0.005)
+    assert not waited.cancelled_caught, f"not within {DEFAULT_TIMEOUT:g} s: {what or condition}"

@@ -1,0 +1,142 @@
+"""What somebody asked for is not forgotten by a stop, and not remembered for longer than it is wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from node_kit import (
+    OTHERS,
+    THEM,
+    MemoryPeer,
+    World,
+    config_of,
+    file_of,
+    hash_of,
+    signed,
+    withdrawal_of,
+    world,
+)
+from support.waiting import until
+
+from peatnet.config import FetchPolicy
+from peatnet.library import open_library
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NONE = FetchPolicy.NONE
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    return file_of(tmp_path, 1)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def intend(root: Path, name: str, choice: str = "any") -> None:
+    """Leave an intent behind, as a node does that was killed."""
+    with open_library(config_of(root)) as library:
+        library.states.add_intent(name, choice)
+
+
+def intents(here: World) -> list[tuple[str, str]]:
+    return here.library.states.intents()
+
+
+async def test_an_intent_is_tried_until_a_peer_comes(root: Path, one: Path) -> None:
+    intend(root, hash_of(one).hex())
+    async with world(root, fetch=NONE, give_up_after_s=0.05) as here:
+        await until(lambda: here.keeper._retries._retries)
+        assert intents(here) != []
+        peer = MemoryPeer("p1")
+        peer.add(one)
+        here.peers.peers["p1"] = peer
+        here.keeper.wake(peers=True)
+        await until(lambda: here.library.store.info(hash_of(one)))
+        await until(lambda: not intents(here))
+
+
+async def test_a_stopped_nodes_get_is_an_intent(root: Path, one: Path) -> None:
+    peer = MemoryPeer("p1", gate=trio.Event())
+    peer.add(one)
+    with trio.CancelScope() as node:
+        async with world(root, peer, fetch=NONE) as here, trio.open_nursery() as nursery:
+            await here.hear(signed(one, "m"))
+            nursery.start_soon(here.get, "m", "peers")
+            await until(here.library.store.partials)
+            node.cancel()
+    peer.gate = None
+    async with world(root, peer, fetch=NONE) as here:
+        assert [choice for _, choice in intents(here)] in (["peers"], [])
+        await until(lambda: here.status("m") == "ready")
+        await until(lambda: not intents(here))
+
+
+async def test_a_node_for_one_command_leaves_intents_alone(root: Path, one: Path) -> None:
+    intend(root, hash_of(one).hex())
+    peer = MemoryPeer("p1")
+    peer.add(one)
+    async with world(root, peer, fetch=NONE, lasting=False) as here:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert peer.asked == 0
+        assert len(intents(here)) == 1
+
+
+async def test_an_intent_for_one_publishers_model_means_no_other(root: Path, one: Path) -> None:
+    key = "m@1.0.0"
+    intend(root, f"{OTHERS.peer_id}/{key}")
+    async with world(root, fetch=NONE) as here:
+        await until(lambda: not intents(here))
+    intend(root, f"{OTHERS.peer_id}/{key}")
+    with open_library(config_of(root)) as library:
+        records = [
+            signed(one, "m"),
+            signed(one, "m", keys=OTHERS, blob_hash=None, metadata={}),
+        ]
+        await library.ledger.take(records)
+        library.store.add_file(one)
+    async with world(root, fetch=NONE) as here:
+        await until(lambda: not intents(here))
+        theirs = here.library.find_model((str(OTHERS.peer_id), key))
+        assert here.library.ready_info(theirs) is not None
+        ours = here.library.find_model((str(THEM.peer_id), key))
+        assert here.library.ready_info(ours) is None
+
+
+async def test_rm_ends_an_intent(root: Path, one: Path) -> None:
+    intend(root, hash_of(one).hex())
+    async with world(root, fetch=NONE, give_up_after_s=60.0) as here:
+        await until(lambda: here.keeper._jobs)
+        async with here.keeper.stopped(here.library.find(hash_of(one).hex())):
+            pass
+        await until(lambda: not intents(here))
+        assert not here.keeper._jobs
+
+
+async def test_a_withdrawal_ends_an_intent(root: Path, one: Path) -> None:
+    intend(root, hash_of(one).hex())
+    with open_library(config_of(root)) as library:
+        await library.ledger.take([signed(one, "m")])
+    async with world(root, fetch=NONE) as here:
+        await until(lambda: here.keeper._jobs)
+        await here.hear(withdrawal_of(THEM, "m@1.0.0", 2))
+        await until(lambda: not intents(here))
+        await until(lambda: not here.keeper._jobs)
+
+
+async def test_a_hopeless_intent_is_dropped(root: Path, one: Path) -> None:
+    intend(root, hash_of(one).hex())
+    with open_library(config_of(root)) as library:
+        await library.ledger.take([signed(one, "m", sha256="0" * 64)])
+    peer = MemoryPeer("p1")
+    peer.add(one)
+    async with world(root, peer, fetch=NONE) as here:
+        await until(lambda: not intents(here))
+        assert here.status("m") == "failed"
