@@ -164,11 +164,14 @@ async def test_a_get_without_a_policy(root: Path, one: Path) -> None:
         await until(lambda: here.library.states.intents() == [])
 
 
+@pytest.mark.parametrize("lasting", [True, False])
 async def test_a_get_that_is_cancelled_ends_and_can_be_asked_for_again_at_once(
-    root: Path, one: Path
+    root: Path,
+    one: Path,
+    lasting: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
     gate = trio.Event()
-    async with world(root, peer_with(one, gate=gate), fetch=NONE) as here:
+    async with world(root, peer_with(one, gate=gate), fetch=NONE, lasting=lasting) as here:
         await here.hear(signed(one, "m"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(here.get, "m")
