@@ -336,10 +336,11 @@ class Library:
         """
         if rebuild:
             self.store.rebuild(progress)
-        report = self.store.verify(blob, progress)
-        with self._turn:
-            self._sweep()
-        return report
+        try:
+            return self.store.verify(blob, progress)
+        finally:
+            with self._turn:
+                self._sweep()
 
     def _sweep(self) -> None:
         """Take away names whose blob is gone, which would keep its bytes, and what models left that are no more."""
