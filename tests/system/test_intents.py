@@ -7,7 +7,6 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-
 from support.files import MIB, blake3_of, chunks_on_disk, make_model
 from support.nodes import finish
 from support.waiting import wait_until
