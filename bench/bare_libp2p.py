@@ -1,7 +1,8 @@
 """Both ends of a bare py-libp2p stream (Noise, yamux, TCP), with nothing on top: what the library itself can do.
 
 Run by throughput.py: ``bare_libp2p.py source SIZE`` prints its address; ``bare_libp2p.py sink SIZE ADDRESS`` prints
-"ready", waits for a line, takes SIZE bytes into memory, and prints the seconds that it took.
+"ready", waits for a line, takes SIZE bytes into memory, and prints the seconds that it took. With a PATH after the
+address, it writes them to that file as well, in a worker thread, and syncs it.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ async def source(size: int) -> None:
         await trio.sleep_forever()
 
 
-async def sink(size: int, address: str) -> None:
-    """Take ``size`` bytes, once told to, and say how long it took."""
+async def sink(size: int, address: str, path: str | None) -> None:
+    """Take ``size`` bytes, once told to, put them on disk if a path is given, and say how long it took."""
     host = make_host()
     info = info_from_p2p_addr(Multiaddr(address))
     async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
@@ -70,16 +71,46 @@ async def sink(size: int, address: str) -> None:
         await trio.to_thread.run_sync(sys.stdin.readline)
         began = time.perf_counter()
         await stream.write(b"?")
-        received = 0
-        while received < size:
-            received += len(await stream.read(WRITE))
+        if path is None:
+            await drop(stream, size)
+        else:
+            await keep(stream, size, path)
         print(time.perf_counter() - began, flush=True)
         await stream.write(b"!")
         await trio.sleep_forever()
+
+
+async def drop(stream: INetStream, size: int) -> None:
+    """Read and forget."""
+    received = 0
+    while received < size:
+        received += len(await stream.read(WRITE))
+
+
+async def keep(stream: INetStream, size: int, path: str) -> None:
+    """Read, and write each WRITE bytes while the next ones are read; sync at the end."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    os.posix_fallocate(fd, 0, size)
+    to_write, pieces = trio.open_memory_channel[tuple[bytearray, int]](1)
+
+    async def write() -> None:
+        async for piece, offset in pieces:
+            await trio.to_thread.run_sync(os.pwrite, fd, piece, offset)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        async with to_write:
+            for offset in range(0, size, WRITE):
+                piece = bytearray()
+                while len(piece) < min(WRITE, size - offset):
+                    piece += await stream.read(min(WRITE, size - offset) - len(piece))
+                await to_write.send((piece, offset))
+    await trio.to_thread.run_sync(os.fsync, fd)
+    os.close(fd)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "source":
         trio.run(source, int(sys.argv[2]))
     else:
-        trio.run(sink, int(sys.argv[2]), sys.argv[3])
+        trio.run(sink, int(sys.argv[2]), sys.argv[3], sys.argv[4] if sys.argv[4:] else None)

@@ -92,18 +92,33 @@ def wait_until_known(data_dir: Path, scratch: Path) -> None:
 @contextmanager
 def bare_libp2p_stream(job: Job) -> Iterator[Run]:
     """A stream of py-libp2p, its bytes made up and thrown away: no frames, no hashes, no disk, no engine."""
+    yield lambda: bare(job)
+
+
+@contextmanager
+def bare_libp2p_stream_disk(job: Job) -> Iterator[Run]:
+    """The same, but the sink writes a file and syncs it: what any fetch by such a stream has to do."""
 
     def run() -> Sample:
-        with running([BARE, "source", str(job.size)], job.scratch) as source:
-            address = source.read_line().strip()
-            with running([BARE, "sink", str(job.size), address], job.scratch) as sink:
-                sink.read_line()
-                ends = Ends(source, sink)
-                sink.write_line("go")
-                seconds = float(sink.read_line(timeout=60 + job.size / 1e6))
-                return ends.sample(job.size, seconds)
+        path = job.scratch / "bare.bin"
+        try:
+            return bare(job, path)
+        finally:
+            path.unlink(missing_ok=True)
 
     yield run
+
+
+def bare(job: Job, *to: Path) -> Sample:
+    """One transfer by bare_libp2p.py, to memory or to a file."""
+    with running([BARE, "source", str(job.size)], job.scratch) as source:
+        address = source.read_line().strip()
+        with running([BARE, "sink", str(job.size), address, *to], job.scratch) as sink:
+            sink.read_line()
+            ends = Ends(source, sink)
+            sink.write_line("go")
+            seconds = float(sink.read_line(timeout=60 + job.size / 1e6))
+            return ends.sample(job.size, seconds)
 
 
 BENCH = Bench(
@@ -111,8 +126,15 @@ BENCH = Bench(
     about="One file, one source process, one sink process, loopback.",
     unit="MB/s",
     size=GIB,
-    rows={"peatnet-stream": peatnet_stream, "bare-libp2p-stream": bare_libp2p_stream},
-    ratios=[("peatnet-stream", "bare-libp2p-stream")],
+    rows={
+        "peatnet-stream": peatnet_stream,
+        "bare-libp2p-stream": bare_libp2p_stream,
+        "bare-libp2p-stream-disk": bare_libp2p_stream_disk,
+    },
+    ratios=[
+        ("peatnet-stream", "bare-libp2p-stream"),
+        ("peatnet-stream", "bare-libp2p-stream-disk"),
+    ],
     columns={
         "source_cpu_s_per_gib": "source CPU s/GiB",
         "sink_cpu_s_per_gib": "sink CPU s/GiB",
