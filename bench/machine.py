@@ -26,7 +26,7 @@ def describe_machine(scratch: Path) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "file_system": _file_system(scratch),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],  # less the builder's own name for it
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
