@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import secrets
+import weakref
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,9 @@ def place(root: Path) -> Place:
     database = Database.open(root / "peatnet.db")
     seed = secrets.token_bytes(32)
     keys = KeyPair.from_seed(seed)
-    return Place(keys, seed, Store.open(root, database), Ledger(database, keys, []))
+    here = Place(keys, seed, Store.open(root, database), Ledger(database, keys, []))
+    weakref.finalize(here, database.close)  # Python 3.13 warns of one that is left open
+    return here
 
 
 @asynccontextmanager
