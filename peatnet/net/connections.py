@@ -109,8 +109,11 @@ class Connections:
                 await connection.close()
 
     def is_open(self, peer_id: str) -> bool:
-        """Whether there is a connection to this peer."""
-        return bool(self._swarm.get_connections(ID.from_base58(peer_id)))
+        """Whether there is a connection to this peer whose muxer still runs."""
+        return any(
+            not connection.muxed_conn.is_closed
+            for connection in self._swarm.get_connections(ID.from_base58(peer_id))
+        )
 
     async def dial(self, peer_id: str, addresses: Sequence[str]) -> None:
         """Connect to a peer at any of its addresses; the first one that answers as this peer wins.

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 
 STREAM_TIMEOUT = 10.0
+# Under load py-libp2p now and then drops the news that a connection has ended; a look this often, in seconds,
+# finds it.
+LOOK_AGAIN = 2.0
 
 StreamHandler = Callable[[FrameStream], Awaitable[None]]
 
@@ -233,13 +236,21 @@ class Host:
         for callback in self.on_change:
             callback(peer_id, connected=opened)
 
+    def _notice_lost_peers(self) -> None:
+        """Let go of peers whose connections have all ended without py-libp2p having said so."""
+        for peer_id in [peer for peer in self._connected if not self._connections.is_open(peer)]:
+            self._cut_soon(peer_id)
+            self.connection_changed(peer_id, opened=False)
+
     async def run_helpers(self, *, task_status: TaskStatus[None]) -> None:
-        """Hold the nursery that bans and disconnects run in."""
+        """Hold the nursery that bans and disconnects run in, and keep an eye on the connections."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
             try:
-                await trio.sleep_forever()
+                while True:
+                    await trio.sleep(LOOK_AGAIN)
+                    self._notice_lost_peers()
             finally:
                 self._nursery = None
                 # Whatever waits for a socket anywhere stops waiting.

@@ -112,7 +112,7 @@ async def test_a_bad_message_is_the_forwarders_offence(
         pubsub_of(one).topic_validators.clear()
         await pubsub_of(one).publish(topic, data)
         await until(lambda: offences)
-        assert [found for found, _ in offences] == [kind]
+        assert {found for found, _ in offences} == {kind}  # gossipsub may bring it twice
         assert second.ledger.catalogue.records() == []
 
 
