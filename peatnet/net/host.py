@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 
 STREAM_TIMEOUT = 10.0
-# Under load py-libp2p now and then drops the news that a connection has ended; a look this often, in seconds,
-# finds it.
+# Once, on a busy machine, the news that a connection had ended did not come. A look this often, in seconds, finds
+# peers that are gone without it.
 LOOK_AGAIN = 2.0
 
 StreamHandler = Callable[[FrameStream], Awaitable[None]]
