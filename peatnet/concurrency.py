@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 log = get_logger(__name__)
 
@@ -43,6 +44,12 @@ def bare_errors() -> Iterator[None]:
         if len(errors) > 1 and not all(isinstance(error, PeatnetError) for error in errors):
             raise
         raise errors[0] from errors[0].__cause__
+
+
+def first_error(group: BaseExceptionGroup[E]) -> E:
+    """The first of the errors that came at once, for where only one can be told."""
+    error = group.exceptions[0]
+    return first_error(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _flat(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -58,10 +58,3 @@ def retry_key(target: Target) -> RetryKey:
     """What is tried again when it fails: a fetch, as one record describes it."""
     record = target.model.record.id if target.model is not None else b""
     return fetch_name(target.model, target.blob), record
-
-
-def first_error(group: BaseExceptionGroup[PeatnetError]) -> PeatnetError:
-    """The first of the errors that came at once; one can be told."""
-    for error in group.exceptions:
-        return first_error(error) if isinstance(error, BaseExceptionGroup) else error
-    raise LocalProtocolError("an empty exception group")

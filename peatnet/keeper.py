@@ -17,7 +17,7 @@ import psutil
 import trio
 
 from peatnet.blobs import Hash
-from peatnet.concurrency import Stirring
+from peatnet.concurrency import Stirring, first_error
 from peatnet.config import FetchPolicy
 from peatnet.errors import (
     HttpSourceError,
@@ -28,7 +28,7 @@ from peatnet.errors import (
 )
 from peatnet.fetching import BlobFetch, Peers
 from peatnet.intents import Intents
-from peatnet.jobs import Job, check_target, fetch_name, first_error, retry_key
+from peatnet.jobs import Job, check_target, fetch_name, retry_key
 from peatnet.library import Target
 from peatnet.log import get_logger
 from peatnet.retrying import LONGEST_RETRY, Retries

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from peatnet.api.verbs import VERBS, GetParams, first_error
+from peatnet.api.verbs import VERBS, GetParams
+from peatnet.concurrency import first_error
 from peatnet.config import FetchPolicy
 from peatnet.errors import NotFound, PeatnetError, UsageError
 from peatnet.opening import open_node

@@ -22,7 +22,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from peatnet.api.listener import control_listener
-from peatnet.api.verbs import VERBS, Verb, first_error
+from peatnet.api.verbs import VERBS, Verb
+from peatnet.concurrency import first_error
 from peatnet.errors import PeatnetError, UsageError
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import trio
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from peatnet.blobs import AddMode
-from peatnet.errors import NotFound, PeatnetError, StorageError, UsageError
+from peatnet.errors import NotFound, StorageError, UsageError
 from peatnet.models import ModelManifest
 from peatnet.views import SourceChoice
 
@@ -119,14 +119,6 @@ class Verb(Generic[P]):
             first = exc.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "parameters"
             raise UsageError(f"{where}: {first['msg']}") from exc
-
-
-def first_error(group: BaseExceptionGroup[PeatnetError]) -> PeatnetError:
-    """The first of the errors that came at once; one can be told."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return cast("PeatnetError", error)
 
 
 async def _id(node: Node, _params: NoParams, _emit: Emit) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from peatnet.blobs import ChunkTable, Hash
+from peatnet.concurrency import first_error
 from peatnet.errors import IntegrityError, NoSource, PeerLost, RemoteProtocolError
 from peatnet.net.blob_messages import (
     MAX_TABLE_PIECE,
@@ -101,7 +102,7 @@ class PeerSource:
         except BaseExceptionGroup as group:
             faults, _ = group.split(RemoteProtocolError)
             if faults is not None:
-                self._on_fault(_first(faults).message)
+                self._on_fault(first_error(faults).message)
             raise
         finally:
             await frames.reset()
@@ -156,11 +157,6 @@ def _check_bitmap(peer_id: str, reply: HaveReply, frame: Frame, n_chunks: int) -
         raise RemoteProtocolError(
             f"{peer_id}: a bitmap of {frame.payload_length} bytes for {n_chunks} chunks"
         )
-
-
-def _first(group: BaseExceptionGroup[RemoteProtocolError]) -> RemoteProtocolError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 class _Session:
