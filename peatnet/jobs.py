@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from peatnet.errors import IntegrityError, LocalProtocolError, PeatnetError
-from peatnet.library import check_against
+from peatnet.errors import LocalProtocolError, PeatnetError
 
 if TYPE_CHECKING:
     from peatnet.blobs import BlobInfo, Hash
@@ -32,17 +31,6 @@ class Job:
     done: trio.Event = field(default_factory=trio.Event)
     info: BlobInfo | None = None
     error: PeatnetError | None = None
-
-
-def check_target(target: Target, info: BlobInfo) -> None:
-    """Check a blob against the manifest that it was asked for by, where there is one.
-
-    Raises:
-        IntegrityError: the manifest says something else.
-    """
-    wrong = check_against(target.model.manifest, info) if target.model is not None else None
-    if wrong is not None:
-        raise IntegrityError(f"{target.model}: {wrong}", hint="the manifest is wrong")
 
 
 def fetch_name(model: Model | None, blob: Hash | None) -> str:

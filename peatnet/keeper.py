@@ -17,7 +17,7 @@ import psutil
 import trio
 
 from peatnet.blobs import Hash
-from peatnet.concurrency import Stirring, first_error
+from peatnet.concurrency import Stirring, cancellable, first_error
 from peatnet.config import FetchPolicy
 from peatnet.errors import (
     HttpSourceError,
@@ -28,7 +28,7 @@ from peatnet.errors import (
 )
 from peatnet.fetching import BlobFetch, Peers
 from peatnet.intents import Intents
-from peatnet.jobs import Job, check_target, fetch_name, retry_key
+from peatnet.jobs import Job, fetch_name, retry_key
 from peatnet.library import Target
 from peatnet.log import get_logger
 from peatnet.retrying import LONGEST_RETRY, Retries
@@ -152,8 +152,8 @@ class Keeper:
             raise job.error
         if job.info is None:
             raise NoSource(f"the fetch of {name} was stopped", hint="ask again")
-        check_target(target, job.info)
-        return job.info, job.fetch.progress.bytes_by_source
+        info = await self._checked(target, job.info)
+        return info, job.fetch.progress.bytes_by_source
 
     async def _followed(
         self,
@@ -348,10 +348,12 @@ class Keeper:
             if job.target.model is not None:
                 self._on_change(job.target.model)
 
+    async def _checked(self, target: Target, info: BlobInfo) -> BlobInfo:
+        return await trio.to_thread.run_sync(self._library.checked, target, info, cancellable())
+
     async def _fetch(self, job: Job) -> BlobInfo:
         model = job.target.model
-        info = await job.fetch.run()
-        check_target(job.target, info)
+        info = await self._checked(job.target, await job.fetch.run())
         if model is not None:
             await trio.to_thread.run_sync(self._library.set_ready, model, info)
         self._retries.done(retry_key(job.target))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from peatnet.blobs import Database, Hash, Store
 from peatnet.blobs.durable import unlink_durable
 from peatnet.datadir import locked_data_dir
-from peatnet.errors import Ambiguous, NotFound
+from peatnet.errors import Ambiguous, IntegrityError, NotFound
 from peatnet.identity import load_or_create
 from peatnet.ledger import Ledger
 from peatnet.log import get_logger
@@ -209,6 +209,29 @@ class Library:
         info = self.store.info(blob) if blob is not None else None
         if info is None or check_against(model.manifest, info) is not None:
             return None
+        # Fetched by its hash alone: not this model's until its SHA-256 was looked at too.
+        return None if model.manifest.sha256 and info.sha256 is None else info
+
+    def checked(
+        self, target: Target, info: BlobInfo, progress: Callable[[int], None] | None = None
+    ) -> BlobInfo:
+        """A complete blob, when its target's manifest (if it has one) says the same of it. Blocks.
+
+        A SHA-256 that the manifest gives and nobody has computed yet is computed now, with ``progress`` told of
+        the bytes; it may raise to stop.
+
+        Raises:
+            IntegrityError: the manifest says something else.
+            NotFound, StorageError: the blob is gone, or cannot be read.
+        """
+        if target.model is None:
+            return info
+        manifest = target.model.manifest
+        if manifest.sha256 and info.sha256 is None:
+            info = self.store.learn_sha256(info.hash, progress)
+        wrong = check_against(manifest, info)
+        if wrong is not None:
+            raise IntegrityError(f"{target.model}: {wrong}", hint="the manifest is wrong")
         return info
 
     def ready_info(self, model: Model) -> BlobInfo | None:
@@ -421,7 +444,7 @@ def check_against(manifest: ModelManifest, info: BlobInfo) -> str | None:
     """What of a manifest a blob contradicts, in words; None where they agree."""
     if manifest.size_bytes and manifest.size_bytes != info.size:
         return f"the file has {info.size} bytes, the manifest says {manifest.size_bytes}"
-    if manifest.sha256 and manifest.sha256 != info.sha256:
+    if manifest.sha256 and info.sha256 is not None and manifest.sha256 != info.sha256:
         return f"the file's SHA-256 is {info.sha256}, the manifest says {manifest.sha256}"
     return None
 

@@ -16,9 +16,9 @@ import trio
 
 from peatnet.blobs import AddMode, Hash
 from peatnet.concurrency import Feed, cancellable
-from peatnet.errors import AlreadyExists, IntegrityError, NotFound, UsageError
+from peatnet.errors import AlreadyExists, NotFound, UsageError
 from peatnet.keeper import Keeper
-from peatnet.library import PUBLISHING, Model, check_against
+from peatnet.library import PUBLISHING, Model
 from peatnet.publishing import fill_in, let_go, take_file
 from peatnet.records import RecordType
 from peatnet.records.bodies import Withdrawal, decode_command
@@ -298,14 +298,8 @@ class Node:
         return GetResult(str(path), info.hash.hex(), info.size, seconds, by_source)
 
     def _complete(self, target: Target) -> BlobInfo | None:
-        if target.model is not None:
-            info = self._library.info_of(target.model)
-            here = self._library.store.info(target.blob) if target.blob is not None else None
-            if info is None and here is not None:
-                wrong = check_against(target.model.manifest, here)
-                raise IntegrityError(f"{target.model}: {wrong}", hint="the manifest is wrong")
-            return info
-        return self._library.store.info(target.blob) if target.blob is not None else None
+        here = self._library.store.info(target.blob) if target.blob is not None else None
+        return self._library.checked(target, here, cancellable()) if here is not None else None
 
     # Trust
 

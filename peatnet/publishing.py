@@ -57,7 +57,7 @@ def fill_in(manifest: ModelManifest, path: Path, info: BlobInfo) -> ModelManifes
     return manifest.with_blob(
         blob_hash=info.hash.hex(),
         size_bytes=info.size,
-        sha256=info.sha256,
+        sha256=info.sha256 or "",  # known of what was added; the rule is the manifest's
         chunk_size=info.table.chunk_size,
         table_hash=info.table.table_hash.hex(),
     )

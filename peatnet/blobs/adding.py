@@ -49,14 +49,16 @@ def add_file(
             shelf.space.claim(key, size, on_disk=0)
         except DiskFull:
             # What is here already needs no room.
-            known = shelf.blobs.get(hash_file(path, chunk_size=chunk_size).blake3)
+            hashes = hash_file(path, chunk_size=chunk_size)
+            with shelf.exclusive(hashes.blake3):
+                known = shelf.know_sha256(hashes.blake3, hashes.sha256)
             if known is None:
                 raise
             return _finish(shelf, path, known, mode=mode, pin=pin)
         with _brought_in(shelf, path, source, mode, key, chunk_size, progress) as (temp, hashes):
             blob = hashes.blake3
             with shelf.exclusive(blob):
-                info = shelf.blobs.get(blob)
+                info = shelf.know_sha256(blob, hashes.sha256)
                 if info is None:
                     shelf.space.release(key)
                     info = shelf.install(temp, blob, hashes.table, hashes.sha256)

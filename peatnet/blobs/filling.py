@@ -83,9 +83,9 @@ def start_partial(
     return partial
 
 
-def commit(shelf: Shelf, partial: PartialBlob, *, sha256: str, pin: str | None) -> BlobInfo:
+def commit(shelf: Shelf, partial: PartialBlob, *, sha256: str | None, pin: str | None) -> BlobInfo:
     """See `Store.commit`."""
-    if not is_sha256(sha256):
+    if sha256 is not None and not is_sha256(sha256):
         raise LocalProtocolError(f"not a SHA-256: {sha256[:80]!r}")
     if not partial.complete:
         raise LocalProtocolError(f"{partial.hash} is not complete")

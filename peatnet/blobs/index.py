@@ -38,7 +38,7 @@ class Row:
     size: int
     chunk_size: int
     table_hash: Hash
-    sha256: str
+    sha256: str | None
 
 
 class Index:
@@ -54,12 +54,12 @@ class Index:
             "SELECT hash, size, chunk_size, table_hash, sha256 FROM blobs"
         )
         return [
-            Row(Hash(name), size, chunk_size, Hash(table_hash), sha256)
+            Row(Hash(name), size, chunk_size, Hash(table_hash), sha256 or None)
             for name, size, chunk_size, table_hash, sha256 in found
             if len(name) == len(table_hash) == HASH_BYTES
             and size > 0
             and is_chunk_size(chunk_size)
-            and is_sha256(sha256)
+            and (not sha256 or is_sha256(sha256))
         ]
 
     def put(self, row: Row) -> None:
@@ -67,7 +67,7 @@ class Index:
         self._database.execute(
             "INSERT OR REPLACE INTO blobs (hash, size, chunk_size, table_hash, sha256)"
             " VALUES (?, ?, ?, ?, ?)",
-            (row.hash, row.size, row.chunk_size, row.table_hash, row.sha256),
+            (row.hash, row.size, row.chunk_size, row.table_hash, row.sha256 or ""),
         )
 
     def drop(self, blob: Hash) -> None:

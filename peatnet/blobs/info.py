@@ -37,8 +37,8 @@ class BlobInfo:
 
     hash: Hash
     size: int
-    sha256: str
-    """64 lower-case hex digits."""
+    sha256: str | None
+    """64 lower-case hex digits; None where nobody has needed it yet, see `Store.learn_sha256`."""
     table: ChunkTable
     path: Path
     """Of the read-only file in the store."""

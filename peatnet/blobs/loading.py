@@ -44,7 +44,7 @@ def load(shelf: Shelf) -> None:
             shelf.blobs[row.hash] = info
             shelf.space.hold(blob_key(row.hash), row.size)
     pins = shelf.index.pins()
-    done = {name for info in shelf.blobs.values() for name in (info.hash, _sha256_name(info))}
+    done = {name for info in shelf.blobs.values() for name in _names(info)}
     for blob in done:
         # A crash between the last steps of a commit; `drop_partial` is its very last one.
         if DOWNLOAD in pins.get(blob, ()):
@@ -57,9 +57,10 @@ def load(shelf: Shelf) -> None:
             shelf.space.hold(partial_key(name), size_of(path))
 
 
-def _sha256_name(info: BlobInfo) -> Hash:
-    # What a download without a chunk table may have been kept under.
-    return Hash(bytes.fromhex(info.sha256))
+def _names(info: BlobInfo) -> list[Hash]:
+    # A download without a chunk table may have been kept under its SHA-256.
+    other = [Hash(bytes.fromhex(info.sha256))] if info.sha256 is not None else []
+    return [info.hash, *other]
 
 
 def _load_blob(shelf: Shelf, row: Row) -> BlobInfo | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from peatnet.blobs.durable import (
@@ -121,7 +122,7 @@ class Shelf:
             if lease is not None:
                 lease.gone = True
 
-    def install(self, temp: Path, blob: Hash, table: ChunkTable, sha256: str) -> BlobInfo:
+    def install(self, temp: Path, blob: Hash, table: ChunkTable, sha256: str | None) -> BlobInfo:
         """Make a verified file, whose data is synced, a complete blob. In `exclusive` only.
 
         The row comes before the rename: a blob is complete when both are there, so a crash in
@@ -140,6 +141,18 @@ class Shelf:
             self.blobs[blob] = info
             self.partials.pop(blob, None)
         return info
+
+    def know_sha256(self, blob: Hash, sha256: str) -> BlobInfo | None:
+        """Note the SHA-256 of a complete blob; None where there is no such blob. In `exclusive` only."""
+        info = self.blobs.get(blob)
+        if info is None or info.sha256 is not None:
+            return info
+        table = info.table
+        self.index.put(Row(blob, table.size, table.chunk_size, table.table_hash, sha256))
+        known = replace(info, sha256=sha256)
+        with self.lock:
+            self.blobs[blob] = known
+        return known
 
     def take_out(self, info: BlobInfo) -> None:
         """Delete a complete blob. In `exclusive` only.

@@ -104,9 +104,21 @@ class Store:
         return self._shelf.blobs.get(blob)
 
     def find_sha256(self, sha256: str) -> BlobInfo | None:
-        """The complete blob with this SHA-256 (64 hex digits), for a manifest that gives no other."""
+        """The complete blob with this SHA-256 (64 hex digits), for a manifest that gives no other.
+
+        Only blobs whose SHA-256 is known are found: all that were published here or named by a manifest.
+        """
         wanted = sha256.lower()
         return next((info for info in self.blobs() if info.sha256 == wanted), None)
+
+    def learn_sha256(self, blob: Hash, progress: Callable[[int], None] | None = None) -> BlobInfo:
+        """A complete blob with its SHA-256, which is computed and kept where it is not known yet.
+
+        Raises:
+            NotFound: it is not here.
+            StorageError: it cannot be read, or what was read is not the blob; it is set aside then.
+        """
+        return upkeep.learn_sha256(self._shelf, blob, progress)
 
     def blobs(self) -> list[BlobInfo]:
         """All complete blobs, by hash."""
@@ -221,12 +233,14 @@ class Store:
         """The chunk table that an unfinished download of this blob was begun with; None without one."""
         return read_table(self._shelf.layout.partial_file(blob, "table"))
 
-    def commit(self, partial: PartialBlob, *, sha256: str, pin: str | None = None) -> BlobInfo:
+    def commit(
+        self, partial: PartialBlob, *, sha256: str | None, pin: str | None = None
+    ) -> BlobInfo:
         """Make a download whose whole the caller has verified a complete blob; closes it.
 
         Args:
             partial: complete, and verified as a whole.
-            sha256: of the whole, 64 lower-case hex digits.
+            sha256: of the whole, 64 lower-case hex digits; None where it was not computed.
             pin: pin it for this reason, in place of the one for the download.
 
         Raises:

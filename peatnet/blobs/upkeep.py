@@ -133,6 +133,26 @@ def _foreign(shelf: Shelf) -> Iterator[Path]:
             yield path
 
 
+def learn_sha256(shelf: Shelf, blob: Hash, progress: Progress | None) -> BlobInfo:
+    """See `Store.learn_sha256`."""
+    info = shelf.get(blob)
+    if info.sha256 is not None:
+        return info
+    hashes = hash_file(info.path, chunk_size=info.table.chunk_size, progress=progress)
+    with shelf.exclusive(blob):
+        now = shelf.get(blob)
+        if now.sha256 is not None:
+            return now
+        if now is not info:
+            raise StorageError(f"{blob} was replaced while it was being read", hint="try again")
+        if hashes.blake3 != blob:
+            shelf.set_aside(blob, f"its BLAKE3 is {hashes.blake3}")
+            raise StorageError(
+                f"{info.path} was damaged and is set aside", hint="it has to be fetched again"
+            )
+        return shelf.know_sha256(blob, hashes.sha256) or info
+
+
 def rebuild(shelf: Shelf, progress: Progress | None) -> int:
     """See `Store.rebuild`."""
     found = total = 0

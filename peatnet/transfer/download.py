@@ -161,7 +161,8 @@ class Download:
     async def _fetch(self) -> BlobInfo:
         partial = await trio.to_thread.run_sync(self._open)
         try:
-            hasher = WholeHasher(partial, sha256=True)  # the store keeps it, asked for or not
+            # SHA-256 takes four times as long as BLAKE3: only where a manifest wants it.
+            hasher = WholeHasher(partial, sha256=self._sha256 is not None)
             self._engine = Engine(
                 partial,
                 hasher,
@@ -198,9 +199,7 @@ class Download:
             wrong = f"its bytes have SHA-256 {hasher.sha256}, not {self._sha256}"
         with trio.CancelScope(shield=True):
             if wrong is None:
-                commit = bind(
-                    self._store.commit, partial, sha256=hasher.sha256 or "", pin=self._pin
-                )
+                commit = bind(self._store.commit, partial, sha256=hasher.sha256, pin=self._pin)
                 return await trio.to_thread.run_sync(commit)
             await trio.to_thread.run_sync(self._store.discard, self.hash)
         raise IntegrityError(

@@ -53,7 +53,7 @@ def test_a_file_comes_in_whole_and_read_only(bench: Bench, tmp_path: Path, mode:
     assert bench.store.pins() == {info.hash: {"user"}}
     assert bench.again().blobs() == [info]
     assert bench.store.info(info.hash) == info
-    assert bench.store.find_sha256(info.sha256.upper()) == info
+    assert bench.store.find_sha256(expected.sha256.upper()) == info
     assert bench.store.find_sha256("0" * 64) is None
 
 

@@ -280,6 +280,25 @@ async def test_a_shared_fetch_is_checked_against_each_manifest(root: Path, one: 
         assert (here.status("right"), here.status("wrong")) == ("ready", "available")
 
 
+async def test_a_sha256_that_a_manifest_gives_is_checked_of_a_blob_fetched_by_hash(
+    root: Path, one: Path
+) -> None:
+    gate = trio.Event()
+    gate.set()
+    async with world(root, peer_with(one, gate=gate), fetch=NONE) as here:
+        blob = hash_of(one)
+        await here.get(blob.hex())
+        info = here.library.store.info(blob)
+        assert info is not None
+        assert info.sha256 is None
+        await here.hear(signed(one, "right"), signed(one, "wrong", sha256="0" * 64))
+        assert (here.status("right"), here.status("wrong")) == ("available", "available")
+        with pytest.raises(IntegrityError, match="SHA-256"):
+            await here.get("wrong")
+        await here.get("right")
+        assert here.status("right") == "ready"
+
+
 async def test_a_manifest_without_a_blob_hash_whose_file_is_here(root: Path, one: Path) -> None:
     async with world(root) as here:
         here.library.store.add_file(one)

@@ -40,7 +40,7 @@ def assert_complete(world: World) -> None:
     info = world.store.info(world.hash)
     assert info is not None
     assert info.path.read_bytes() == world.data
-    assert info.sha256 == hashlib.sha256(world.data).hexdigest()
+    assert info.sha256 in {None, hashlib.sha256(world.data).hexdigest()}
     assert world.store.partials() == []
 
 
@@ -51,6 +51,7 @@ async def test_one_source(world: World, autojump_clock: MockClock) -> None:
     info = await download.run()
     assert info == world.store.info(world.hash)
     assert_complete(world)
+    assert info.sha256 is not None
     assert sorted(source.asked) == list(range(12))
     progress = download.progress
     assert progress.stage is Stage.DONE
