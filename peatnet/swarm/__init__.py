@@ -9,9 +9,11 @@ from __future__ import annotations
 from peatnet.swarm.events import (
     Action,
     Ban,
+    Budget,
     Cancel,
     ChunkArrived,
     ChunkCorrupt,
+    ChunkDeferred,
     ChunkFailed,
     ChunkFound,
     Done,
@@ -33,9 +35,11 @@ from peatnet.swarm.sources import Life, SourceView
 __all__ = [
     "Action",
     "Ban",
+    "Budget",
     "Cancel",
     "ChunkArrived",
     "ChunkCorrupt",
+    "ChunkDeferred",
     "ChunkFailed",
     "ChunkFound",
     "Done",

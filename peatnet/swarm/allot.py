@@ -23,19 +23,29 @@ if TYPE_CHECKING:
 class Allotter:
     """Offers chunks to the sources of one board."""
 
-    __slots__ = ("_board", "_endgame", "_nudge", "_picker", "_starved")
+    __slots__ = ("_board", "_ceiling", "_credit", "_endgame", "_nudge", "_picker", "_starved")
 
     def __init__(self, board: Board, picker: Picker) -> None:
         self._board = board
         self._picker = picker
         self._nudge = math.inf
         self._endgame = False
+        self._ceiling = math.inf
+        self._credit = math.inf
         self._starved: set[Source] = set()  # found nothing when last offered
 
     @property
     def nudge(self) -> float:
         """When to call `allot` though nothing happened; infinity for never."""
         return self._nudge
+
+    def budget(self, ceiling: int | None, credit: int | None) -> None:
+        """At most so many requests out in all, and so many more to be made; None is without bound."""
+        self._ceiling = math.inf if ceiling is None else ceiling
+        self._credit = math.inf if credit is None else credit
+
+    def _exhausted(self) -> bool:
+        return self._credit <= 0 or self._board.requests_out >= self._ceiling
 
     def nudge_at(self, time: float) -> None:
         """Note a time at which sources shall look again."""
@@ -68,10 +78,13 @@ class Allotter:
         for source in hungry:
             self._starved.discard(source)
             while len(source.out) < source.window:
+                if self._exhausted():
+                    return
                 index = self._picker.pick(source, now)
                 if index is None:
                     self._starved.add(source)
                     break
+                self._credit -= 1
                 yield source, index
             # Idle or full, it has nothing to look for before something changes.
             source.epoch = epoch

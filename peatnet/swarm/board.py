@@ -37,6 +37,8 @@ class Board:
         self.sources: dict[str, Source] = {}
         self.living: dict[str, Source] = {}
         self.living_http = 0
+        self.requests_made = 0
+        self.requests_out = 0
         # Grows whenever a source that found nothing to do might find something if it looked again.
         self.epoch = 0
 
@@ -71,10 +73,13 @@ class Board:
         self.wanted.discard(index)
         self.asked.setdefault(index, []).append(source)
         source.out[index] = ask
+        self.requests_made += 1
+        self.requests_out += 1
 
     def retire(self, source: Source, index: int) -> None:
         """A request is off; the chunk is wanted again unless somebody else was asked too."""
         del source.out[index]
+        self.requests_out -= 1
         source.epoch = -1
         askers = self.asked[index]
         askers.remove(source)
@@ -93,6 +98,7 @@ class Board:
             return None
         self.wanted.discard(index)
         askers = self.asked.pop(index, [])
+        self.requests_out -= len(askers)
         for source in askers:
             del source.out[index]
             source.epoch = -1

@@ -38,6 +38,16 @@ class Books:
         return self._ledger.duplicates
 
     @property
+    def requests_made(self) -> int:
+        """How many requests were ever made."""
+        return self._board.requests_made
+
+    @property
+    def requests_out(self) -> int:
+        """How many requests are out now."""
+        return self._board.requests_out
+
+    @property
     def bytes_by_source(self) -> dict[str, int]:
         """Bytes that each source was the first to deliver; a copy."""
         return dict(self._ledger.by_source)

@@ -69,6 +69,17 @@ class ChunkFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkDeferred:
+    """A source that has a chunk would rather send it later: others of this download can spread it meanwhile.
+
+    No failure: the source is asked for other chunks at once, and for this one when nobody else can serve it.
+    """
+
+    source: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkCorrupt:
     """A source sent bytes that do not match the chunk's digest."""
 
@@ -91,6 +102,19 @@ class ChunkFound:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What the download may ask for from now on; it replaces what was said before. None is without bound.
+
+    Args:
+        ceiling: the most requests that may be out in all. Those above it that are out already stay out.
+        credit: how many more requests may be made.
+    """
+
+    ceiling: int | None
+    credit: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed. Wanted at the start of a download and at every `Swarm.next_wakeup`; never harmful."""
 
@@ -106,9 +130,11 @@ Event = (
     | SourceGained
     | ChunkArrived
     | ChunkFailed
+    | ChunkDeferred
     | ChunkCorrupt
     | SourceLost
     | ChunkFound
+    | Budget
     | Tick
     | Stopped
 )

@@ -196,6 +196,12 @@ class Swarm(Books):
             self._board.retire(source, event.index)
             self._fail(source, event.index, ask, event.reason, now)
 
+    def _on_deferred(self, event: ev.ChunkDeferred, now: float) -> None:
+        source = self._source_and_index(event)
+        if event.index in source.out:
+            self._board.retire(source, event.index)
+            source.deferred[event.index] = now + self._settings.defer
+
     def _on_corrupt(self, event: ev.ChunkCorrupt, now: float) -> None:
         source = self._source_and_index(event)
         was_alive = source.life is Life.ALIVE
@@ -214,6 +220,11 @@ class Swarm(Books):
         self._board.check_index(event.index)
         self._obtain(event.index, None)
 
+    def _on_budget(self, event: ev.Budget, _now: float) -> None:
+        if min(event.ceiling or 0, event.credit or 0) < 0:
+            raise LocalProtocolError(f"swarm: {event!r} is below zero")
+        self._allotter.budget(event.ceiling, event.credit)
+
     def _on_tick(self, _event: ev.Tick, _now: float) -> None:
         pass
 
@@ -229,9 +240,11 @@ class Swarm(Books):
         ev.SourceGained: _on_gained,
         ev.ChunkArrived: _on_arrived,
         ev.ChunkFailed: _on_failed,
+        ev.ChunkDeferred: _on_deferred,
         ev.ChunkCorrupt: _on_corrupt,
         ev.SourceLost: _on_lost,
         ev.ChunkFound: _on_found,
+        ev.Budget: _on_budget,
         ev.Tick: _on_tick,
         ev.Stopped: _on_stopped,
     }
@@ -239,7 +252,7 @@ class Swarm(Books):
     # What the handlers share.
 
     def _source_and_index(
-        self, event: ev.ChunkArrived | ev.ChunkFailed | ev.ChunkCorrupt
+        self, event: ev.ChunkArrived | ev.ChunkFailed | ev.ChunkDeferred | ev.ChunkCorrupt
     ) -> Source:
         self._board.check_index(event.index)
         return self._board.source(event.source)

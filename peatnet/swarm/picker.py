@@ -81,13 +81,19 @@ class Picker:
         """The next chunk for a source that `may_ask` allows; None if there is none for it now."""
         while source.plan:
             planned = source.plan.pop()
-            if planned in self._board.wanted and self.can_serve(source, planned):
+            if (
+                planned in self._board.wanted
+                and planned not in source.deferred
+                and self.can_serve(source, planned)
+            ):
                 return planned
         candidates = self._board.wanted.mask & source.has.mask
         if self._gaps_only(source):
             candidates ^= candidates & self._board.rarity.held()
         if source.avoid:
             candidates ^= candidates & mask_of(source.avoid, self._board.n_chunks)
+        if source.deferred:
+            candidates ^= candidates & mask_of(self._deferred(source, now), self._board.n_chunks)
         if candidates:
             among = None if self._others_fill_up() else IN_ORDER_AMONG
             rarest = self._board.rarity.rarest(candidates)
@@ -95,6 +101,8 @@ class Picker:
             source.plan = found[:0:-1]
             return found[0]
         again = self._failed_before(source)
+        if again is None:
+            again = self._put_off(source)
         if again is None and self.endgame():
             return self._second(source, now)
         return again
@@ -131,6 +139,29 @@ class Picker:
                 and not self.elsewhere(index, source)
             ):
                 source.avoid.discard(index)
+                return index
+        return None
+
+    def _deferred(self, source: Source, now: float) -> dict[int, float]:
+        """What the source put off for longer than until now."""
+        for index in [index for index, until in source.deferred.items() if until <= now]:
+            del source.deferred[index]
+        for until in source.deferred.values():
+            self._look_again = min(self._look_again, until)
+            break  # the first put off is the first to come back
+        return source.deferred
+
+    def _put_off(self, source: Source) -> int | None:
+        """A wanted chunk that an idle source put off, when nobody else could serve it."""
+        if source.out:
+            return None
+        for index in source.deferred:
+            if (
+                index in self._board.wanted
+                and self.can_serve(source, index)
+                and not self.elsewhere(index, source)
+            ):
+                del source.deferred[index]
                 return index
         return None
 

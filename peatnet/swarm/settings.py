@@ -28,6 +28,7 @@ class SwarmSettings:
         first_window: the most requests to a source that has delivered nothing yet.
         max_strikes: failures in a row, at most 64, after which a source is dropped; requests that were out
             together fail as one.
+        defer: how long a source that put off a chunk is not asked for it again.
         rest: the pause of a source after its second failure in a row; doubles with each further one.
     """
 
@@ -42,6 +43,7 @@ class SwarmSettings:
     horizon: float = 2.0
     first_window: int = 4
     max_strikes: int = 5
+    defer: float = 5.0
     rest: float = 0.5
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ class SwarmSettings:
         ):
             if getattr(self, name) <= 0:
                 raise LocalProtocolError(f"swarm settings: {name} must be above 0")
-        for name in ("fallback_after", "extensions", "rest"):
+        for name in ("fallback_after", "extensions", "defer", "rest"):
             if getattr(self, name) < 0:
                 raise LocalProtocolError(f"swarm settings: {name} must not be negative")
         if self.max_strikes > MAX_STRIKES or self.extensions > MAX_STRIKES:

@@ -108,6 +108,7 @@ class Source:
         "_settings",
         "_struck_at",
         "avoid",
+        "deferred",
         "epoch",
         "has",
         "life",
@@ -133,6 +134,7 @@ class Source:
         self.has = ChunkSet(n_chunks)
         self.out: dict[int, Ask] = {}  # in the order they were asked
         self.avoid: set[int] = set()
+        self.deferred: dict[int, float] = {}  # chunks it put off, and until when they are
         self.plan: list[int] = []
         self.strikes = 0
         self.rest_until = -math.inf
@@ -170,6 +172,7 @@ class Source:
         self.has = ChunkSet(self.has.n)
         self.out = {}
         self.avoid = set()
+        self.deferred = {}
         self.plan = []
 
     @property

@@ -17,6 +17,7 @@ from peatnet.errors import (
 from peatnet.swarm import (
     ChunkArrived,
     ChunkCorrupt,
+    ChunkDeferred,
     ChunkFailed,
     SourceGained,
     SourceHas,
@@ -151,6 +152,12 @@ class Link:
         self._unwanted.discard(index)
         if not self.closed:
             self._owner.feed(ChunkFailed(self.source.name, index, reason))
+
+    def deferred(self, index: int) -> None:
+        """See SourceLink."""
+        self._unwanted.discard(index)
+        if not self.closed:
+            self._owner.feed(ChunkDeferred(self.source.name, index))
 
     def corrupt(self, index: int) -> None:
         """See SourceLink."""

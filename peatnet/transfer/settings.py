@@ -16,6 +16,7 @@ class DownloadSettings:
 
     Attributes:
         swarm: which sources are asked for what, and when.
+        max_sources: how many peers are used at once; further ones wait until one is lost or of no use.
         give_up_after: how long there may be no living source with a chunk that is missing; ``inf`` for ever.
         flush_bytes: new bytes after which the partial is made durable.
         flush_interval: time after which new bytes are made durable, however few.
@@ -24,6 +25,7 @@ class DownloadSettings:
     """
 
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
+    max_sources: int = 32
     give_up_after: float = 30.0
     flush_bytes: int = 64 * MIB
     flush_interval: float = 1.0
@@ -35,6 +37,6 @@ class DownloadSettings:
         Raises:
             UsageError: naming the setting.
         """
-        for name in ("give_up_after", "flush_bytes", "flush_interval", "hash_step"):
+        for name in ("max_sources", "give_up_after", "flush_bytes", "flush_interval", "hash_step"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"download settings: {name} must be above 0")

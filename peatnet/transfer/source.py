@@ -116,6 +116,13 @@ class SourceLink(Protocol):
         """Report that this source cannot deliver a requested chunk now; another one will be asked."""
         ...
 
+    def deferred(self, index: int) -> None:
+        """Report that this source would rather deliver a requested chunk later, as it sends others that are rarer.
+
+        That is no failure. It will be asked for other chunks, and for this one again if need be.
+        """
+        ...
+
     def corrupt(self, index: int) -> None:
         """Report that ``write`` raised IntegrityError: the swarm bans the source, its ``run`` is cancelled."""
         ...
