@@ -24,8 +24,10 @@ from peatnet.net.blob_messages import (
     ChunkRequest,
     HaveReply,
     HaveRequest,
+    More,
     Refusal,
     TableRequest,
+    pack_indices,
 )
 from peatnet.net.blob_server import BlobServer
 from peatnet.net.catalogue_sync import CatalogueSync
@@ -183,6 +185,9 @@ def blob_examples() -> dict[str, bytes]:
         "have-request": ask_have,
         "have-reply": have,
         "have-partial-reply": pack_prefix(partial, 1) + b"\x02",
+        "have-watch-request": pack_prefix(HaveRequest(0, info.hash, watch=True, priority=1).header()),
+        "more": pack_prefix(More(0, full=False).header(), 4) + pack_indices([0]),
+        "more-full": pack_prefix(More(0, full=True).header()),
         "table-request": ask_table,
         "table-reply": table,
         "get-request": ask_chunk,

@@ -8,7 +8,7 @@ A frame is two lengths, a header and a payload:
     payload   raw bytes, empty for most messages
 
 The payload stands outside msgpack so that a receiver can read chunk bytes straight into a buffer that it
-owns. Unknown keys are ignored; a missing or ill-typed one is an error. docs/protocol.md is the specification.
+owns. Unknown keys are ignored; an ill-typed one is an error, and so is a missing one that is not optional. docs/protocol.md is the specification.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ class Fields:
 
     def __init__(self, fields: dict[Any, Any]) -> None:
         self._map = fields
+
+    def __contains__(self, key: str) -> bool:
+        """Whether an optional field is there."""
+        return key in self._map
 
     def integer(self, key: str, low: int, high: int) -> int:
         """An integer in ``low..high``, both included."""

@@ -18,16 +18,20 @@ from peatnet.blobs import MAX_CHUNK_SIZE, MAX_CHUNKS, MIN_CHUNK_SIZE, Hash
 from peatnet.errors import PeerLost, RemoteProtocolError, UsageError
 from peatnet.net.addresses import announced_by_peer, parse_dial_address, parse_listen_address
 from peatnet.net.blob_messages import (
+    MAX_MORE,
     MAX_TABLE_PIECE,
     ChunkReply,
     ChunkRequest,
     HaveReply,
     HaveRequest,
+    More,
     Refusal,
     TableReply,
     TableRequest,
     decode_reply,
     decode_request,
+    pack_indices,
+    unpack_indices,
 )
 from peatnet.net.catalogue_sync import _batches, _split
 from peatnet.net.presence import MAX_GAINED, MAX_PRESENCE, Presence
@@ -55,7 +59,7 @@ values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner)
 )
 # Maps that look like ours in part: the right keys, and often the right types.
-kinds = st.sampled_from(["have", "table", "get", "chunk", "no", "digest", "want", "evil"])
+kinds = st.sampled_from(["have", "table", "get", "chunk", "more", "no", "digest", "want", "evil"])
 near_misses = st.fixed_dictionaries(
     {},
     optional={
@@ -65,6 +69,8 @@ near_misses = st.fixed_dictionaries(
         "c": index | values,
         "f": st.booleans() | index | values,
         "n": index | values,
+        "w": st.booleans() | values,
+        "p": st.integers(-1, 7) | values,
         "s": st.integers(0, 2**45) | values,
         "k": st.integers(0, MAX_CHUNK_SIZE + 1) | values,
         "x": blob.map(bytes) | values,
@@ -107,7 +113,7 @@ def test_a_decoder_parses_or_says_remote_protocol_error(
 
 
 REQUESTS = st.one_of(
-    st.builds(HaveRequest, number, blob),
+    st.builds(HaveRequest, number, blob, st.booleans(), st.integers(1, 5)),
     st.builds(TableRequest, number, blob, index, st.integers(1, MAX_TABLE_PIECE)),
     st.builds(ChunkRequest, number, blob, index),
 )
@@ -122,7 +128,8 @@ REPLIES = st.one_of(
     ),
     st.builds(TableReply, number),
     st.builds(ChunkReply, number, index),
-    st.builds(Refusal, number, st.sampled_from(["absent", "busy"])),
+    st.builds(More, number, st.booleans()),
+    st.builds(Refusal, number, st.sampled_from(["absent", "busy", "later"])),
 )
 
 
@@ -136,6 +143,44 @@ def test_requests_survive_the_wire(request: HaveRequest) -> None:
 @given(REPLIES)
 def test_replies_survive_the_wire(reply: HaveReply) -> None:
     assert decode_reply(unpack_map(pack_prefix(reply.header())[8:])) == reply
+
+
+def have_with(**fields: Any) -> HaveRequest:
+    request = decode_request(
+        unpack_map(msgpack.packb({"t": "have", "i": 7, "h": bytes(32), **fields}))
+    )
+    assert isinstance(request, HaveRequest)
+    return request
+
+
+def test_a_have_of_a_downloader_that_knows_nothing_of_watching() -> None:
+    assert have_with() == HaveRequest(7, Hash(bytes(32)), watch=False, priority=3)
+    assert have_with(w=True, p=5) == HaveRequest(7, Hash(bytes(32)), watch=True, priority=5)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"w": 1}, {"w": None}, {"p": 0}, {"p": 6}, {"p": True}, {"p": None}, {"p": "1"}]
+)
+def test_a_field_that_may_be_missing_may_not_be_wrong(fields: dict[str, Any]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        have_with(**fields)
+
+
+@quick
+@given(st.lists(index, min_size=1, max_size=50))
+def test_indices_survive_the_wire(indices: list[int]) -> None:
+    assert unpack_indices(pack_indices(indices)) == tuple(indices)
+
+
+@quick
+@given(st.binary(max_size=64))
+@example(bytes(4 * MAX_MORE + 4))
+def test_indices_of_another_length_are_an_error(payload: bytes) -> None:
+    if len(payload) % 4 or not 4 <= len(payload) <= 4 * MAX_MORE:
+        with pytest.raises(RemoteProtocolError):
+            unpack_indices(payload)
+    else:
+        assert pack_indices(unpack_indices(payload)) == payload
 
 
 def test_every_message_fits_a_header() -> None:
