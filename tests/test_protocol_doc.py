@@ -185,7 +185,9 @@ def blob_examples() -> dict[str, bytes]:
         "have-request": ask_have,
         "have-reply": have,
         "have-partial-reply": pack_prefix(partial, 1) + b"\x02",
-        "have-watch-request": pack_prefix(HaveRequest(0, info.hash, watch=True, priority=1).header()),
+        "have-watch-request": pack_prefix(
+            HaveRequest(0, info.hash, watch=True, priority=1).header()
+        ),
         "more": pack_prefix(More(0, full=False).header(), 4) + pack_indices([0]),
         "more-full": pack_prefix(More(0, full=True).header()),
         "table-request": ask_table,
