@@ -77,9 +77,11 @@ def start_partial(
             have,
             shelf.layout.partial_file(blob, "have"),
             lambda closed: _closed(shelf, closed),
+            lambda: shelf.wakers.wake(blob),
         )
         with shelf.lock:
             shelf.partials[blob] = partial
+    shelf.wakers.wake(blob)
     return partial
 
 
@@ -293,6 +295,7 @@ def _closed(shelf: Shelf, partial: PartialBlob) -> None:
     with shelf.lock:
         if shelf.partials.get(partial.hash) is partial:
             del shelf.partials[partial.hash]
+    shelf.wakers.wake(partial.hash)
 
 
 def _loose_closed(shelf: Shelf, loose: LoosePartial) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from array import array
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -21,7 +22,7 @@ from peatnet.errors import IntegrityError, LocalProtocolError, PeatnetError, Sto
 from peatnet.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from typing_extensions import Buffer
@@ -54,6 +55,7 @@ class PartialBlob:
         have: Bitmap,
         have_path: Path,
         on_close: Callable[[PartialBlob], None],
+        on_gain: Callable[[], None],
     ) -> None:
         self.hash = blob
         self.table = table
@@ -61,6 +63,9 @@ class PartialBlob:
         self._have = have
         self._have_path = have_path
         self._on_close = on_close
+        self._on_gain = on_gain
+        # The chunks that were written since it was opened, in that order, each once.
+        self._gained = array("I")
         self._lock = threading.Lock()
         self._flush_lock = threading.Lock()
         self._flushed_count = -1
@@ -82,6 +87,21 @@ class PartialBlob:
         """The bitmap of the chunks that are there, as it is now; lowest bit of a byte first."""
         with self._lock:
             return self._have.to_bytes()
+
+    def mark(self) -> tuple[bytes, int]:
+        """The same, and the mark from which `gained` tells what comes after it."""
+        with self._lock:
+            return self._have.to_bytes(), len(self._gained)
+
+    def gained(self, mark: int, most: int) -> Sequence[int]:
+        """The first ``most`` chunks that have come since a mark; the mark after them is as many further on."""
+        # An append that is under way in another thread is seen whole or not at all.
+        return self._gained[mark : mark + most]
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more chunks."""
+        return self._handle.closed
 
     def missing(self) -> list[int]:
         """The chunks that are not there, as it is now."""
@@ -118,6 +138,9 @@ class PartialBlob:
             new = self._have.set(index)
             if new:
                 self._verified += self.table.length_of(index)
+                self._gained.append(index)
+        if new:
+            self._on_gain()
         return new
 
     def read_into(self, index: int, buffer: memoryview) -> int:

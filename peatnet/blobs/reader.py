@@ -8,7 +8,7 @@ from peatnet.blobs.bitmap import Bitmap
 from peatnet.errors import LocalProtocolError, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from peatnet.blobs.handle import FileHandle
     from peatnet.blobs.hashes import Hash
@@ -87,6 +87,24 @@ class Reader:
         if self._partial is None:
             return Bitmap.full(self.table.n_chunks).to_bytes()
         return self._partial.have()
+
+    @property
+    def stale(self) -> bool:
+        """Whether it will gain nothing any more though chunks are missing: open another one then."""
+        partial = self._partial
+        return self.lease.gone or (partial is not None and partial.closed and not partial.complete)
+
+    def mark(self) -> tuple[bytes, int]:
+        """The bitmap, and the mark from which `gained` tells what comes after it."""
+        if self._partial is None or self.lease.gone:
+            return self.have(), 0
+        return self._partial.mark()
+
+    def gained(self, mark: int, most: int) -> Sequence[int]:
+        """The first ``most`` chunks that have come since a mark; the mark after them is as many further on."""
+        if self._partial is None or self.lease.gone:
+            return ()
+        return self._partial.gained(mark, most)
 
     def read_into(self, index: int, buffer: memoryview) -> int:
         """Read chunk ``index`` into the beginning of ``buffer``.

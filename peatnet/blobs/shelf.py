@@ -26,6 +26,7 @@ from peatnet.blobs.layout import PARTIAL_KINDS
 from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.reader import Lease, Reader
 from peatnet.blobs.table import MAX_ENCODED, ChunkTable
+from peatnet.blobs.waking import Wakers
 from peatnet.errors import IntegrityError, NotFound
 from peatnet.log import get_logger
 
@@ -54,6 +55,7 @@ class Shelf:
         self.blobs: dict[Hash, BlobInfo] = {}
         self.partials: dict[Hash, PartialBlob] = {}
         self.loose: dict[Hash, LoosePartial] = {}
+        self.wakers = Wakers()
         self._leases: dict[Hash, Lease] = {}
         self._busy: set[Hash] = set()
 
@@ -121,6 +123,7 @@ class Shelf:
             lease = self._leases.pop(blob, None)
             if lease is not None:
                 lease.gone = True
+        self.wakers.wake(blob)
 
     def install(self, temp: Path, blob: Hash, table: ChunkTable, sha256: str | None) -> BlobInfo:
         """Make a verified file, whose data is synced, a complete blob. In `exclusive` only.
@@ -140,6 +143,7 @@ class Shelf:
         with self.lock:
             self.blobs[blob] = info
             self.partials.pop(blob, None)
+        self.wakers.wake(blob)
         return info
 
     def know_sha256(self, blob: Hash, sha256: str) -> BlobInfo | None:

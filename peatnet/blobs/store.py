@@ -161,6 +161,18 @@ class Store:
         """
         return self._shelf.open_reader(blob)
 
+    def wake_on_news(self, blob: Hash, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once, when a chunk of this blob comes, or it can be opened, or not any more.
+
+        It is called in whichever thread does that, so it must be quick, not raise, and not use the store. To
+        miss nothing, call this first and look for news afterwards.
+        """
+        self._shelf.wakers.add(blob, wake)
+
+    def let_sleep(self, blob: Hash, wake: Callable[[], None]) -> None:
+        """Take `wake_on_news` back; fine where it has been called. A call under way is not waited for."""
+        self._shelf.wakers.discard(blob, wake)
+
     # Getting blobs in
 
     def add_file(
