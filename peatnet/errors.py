@@ -174,6 +174,13 @@ class LocalProtocolError(PeatnetError):
     exit_code = 28
 
 
+class BadModelFile(PeatnetError):
+    """A model file's header breaks its format's rules, or claims more than the file holds."""
+
+    slug = "bad-model-file"
+    exit_code = 30
+
+
 def _all_classes(base: type[PeatnetError]) -> list[type[PeatnetError]]:
     found = [base]
     for child in base.__subclasses__():
