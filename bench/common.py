@@ -46,11 +46,12 @@ class Sample:
 
     Attributes:
         value: the speed, in the bench's unit.
-        extras: what else was measured, by its name in the JSON; ``…_rss_mib`` is a peak.
+        extras: what else was measured, by its name in the JSON; ``…_rss_mib`` is a peak. Lists are reported as they
+            are, run by run.
     """
 
     value: float
-    extras: Mapping[str, float] = field(default_factory=dict)
+    extras: Mapping[str, float | list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ class Bench:
         rows: how to open each row, by name, in the order of the report.
         ratios: pairs of rows whose ratio is reported.
         columns: the extras shown in the table, by name, with their headings.
+        warm_up: whether the first round is thrown away.
+        rounds: how many, unless ``--rounds`` says otherwise.
     """
 
     name: str
@@ -93,6 +96,8 @@ class Bench:
     rows: Mapping[str, Opener]
     ratios: Sequence[tuple[str, str]] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
+    warm_up: bool = True
+    rounds: int = 5
 
 
 def parse_size(text: str) -> int:
@@ -131,13 +136,16 @@ def _parse(bench: Bench) -> argparse.Namespace:
 
     def rounds(text: str) -> int:
         count = int(text)
-        if count < 2:
+        if bench.warm_up and count < 2:
             raise argparse.ArgumentTypeError("at least 2: the first is thrown away")
+        if count < 1:
+            raise argparse.ArgumentTypeError("at least 1")
         return count
 
     parser = argparse.ArgumentParser(description=bench.about)
     parser.add_argument("--size", type=parse_size, default=bench.size, help="of the file: 1GiB")
-    parser.add_argument("--rounds", type=rounds, default=5, help="the first is thrown away")
+    what = "the first is thrown away" if bench.warm_up else "each counts"
+    parser.add_argument("--rounds", type=rounds, default=bench.rounds, help=what)
     parser.add_argument("--only", type=names, default=list(bench.rows), metavar="NAME,...")
     parser.add_argument("--json", action="store_true", help="the report on stdout")
     parser.add_argument("--plot", action="store_true", help="a picture beside the JSON file")
@@ -179,9 +187,10 @@ def measure(
                 sample = run()
                 extras = {**sample.extras, "others_share": bystanders.share()}
                 sample = replace(sample, extras=extras)
-                note = " (thrown away)" if number == 1 else ""
+                counts = number > 1 or not bench.warm_up
+                note = "" if counts else " (thrown away)"
                 _say(f"round {number}/{rounds}: {name}: {sample.value:.2f} {bench.unit}{note}")
-                if number > 1:
+                if counts:
                     samples.setdefault(name, []).append(sample)
     load.append(round(os.getloadavg()[0], 2))
     return {
@@ -213,8 +222,12 @@ def summary(name: str, unit: str, samples: Sequence[Sample]) -> dict[str, Any]:
         "runs": [round(value, 3) for value in values],
     }
     for extra in samples[0].extras:
-        seen = [sample.extras[extra] for sample in samples]
-        row[extra] = round(max(seen) if extra.endswith("_mib") else statistics.median(seen), 3)
+        all_seen = [sample.extras[extra] for sample in samples]
+        seen = [each for each in all_seen if not isinstance(each, list)]
+        if len(seen) < len(all_seen):
+            row[extra] = all_seen
+        else:
+            row[extra] = round(max(seen) if extra.endswith("_mib") else statistics.median(seen), 3)
     return row
 
 
@@ -236,7 +249,8 @@ def print_table(bench: Bench, report: Mapping[str, Any]) -> None:
     if not console.is_terminal:
         console.width = 160
     size = f"{report['size_bytes'] / GIB:.3g} GiB"
-    table = Table(title=f"{bench.name}: {size}, {report['rounds'] - 1} rounds counted")
+    counted = report["rounds"] - bench.warm_up
+    table = Table(title=f"{bench.name}: {size}, {counted} rounds counted")
     table.add_column("row", no_wrap=True)
     columns = {**bench.columns, "others_share": "others' share"}
     for heading in (f"median {bench.unit}", "min", "max", *columns.values()):
