@@ -1,0 +1,122 @@
+"""Fair queueing: what waits to be sent to one peer, in the order of its priorities.
+
+Theory. Start-time fair queueing: everybody who waits has a *tag*, a point in virtual time. Who has the smallest tag
+goes next, and the tag moves on by size / weight; so over any stretch of time those who wait get bytes in proportion
+to their weights. Somebody who comes back after a pause starts at the present virtual time: what was not used is
+not saved up. A weight is never 0, so nobody waits for ever.
+
+It is used on two levels: among peers (uploads.py), and here among the priorities of one peer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from peatnet.swarm.tokens import TokenBucket
+
+# By priority, 1 (most urgent) to 5. Against everything less urgent by more than one step, 80 % or more.
+WEIGHTS = {1: 16, 2: 8, 3: 4, 4: 2, 5: 1}
+DEFAULT_PRIORITY = 3
+# A peer's claim that something is urgent is believed for so many bytes, which come back at this rate (about
+# 8 GiB in an hour). Beyond, what it asks for at priority 1 or 2 has the weight of priority 3.
+URGENT_BYTES = 16 * 1024**3
+URGENT_RATE = 2.5e6
+
+
+class Job:
+    """One chunk that waits to be sent, or is on its way.
+
+    Attributes:
+        flow: the peer's.
+        priority: 1 to 5.
+        size: in bytes.
+    """
+
+    __slots__ = ("flow", "priority", "size")
+
+    def __init__(self, flow: Flow, priority: int, size: int) -> None:
+        self.flow = flow
+        self.priority = priority
+        self.size = size
+
+
+class Flow:
+    """All that goes to one peer, however many connections it has.
+
+    Attributes:
+        peer_id: whose it is.
+        tag: its place in virtual time among all peers.
+        parked: whether it is in some queue of its owner's; it is in one at most.
+        out: its chunks that are on their way.
+        bucket: the limit on one peer.
+    """
+
+    __slots__ = (
+        "_classes",
+        "_tags",
+        "_time",
+        "_urgency",
+        "bucket",
+        "out",
+        "parked",
+        "peer_id",
+        "tag",
+    )
+
+    def __init__(self, peer_id: str, rate: float | None, now: float) -> None:
+        self.peer_id = peer_id
+        self.tag = 0.0
+        self.parked = False
+        self.out = 0
+        self.bucket = TokenBucket(rate, now)
+        self._urgency = TokenBucket(URGENT_RATE, now, URGENT_BYTES / URGENT_RATE)
+        self._classes: dict[int, OrderedDict[Job, None]] = {}
+        self._tags: dict[int, float] = {}
+        self._time = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._classes)
+
+    def __lt__(self, other: Flow) -> bool:
+        """So that flows with equal tags can be in a heap; which of them goes first does not matter."""
+        return self.peer_id < other.peer_id
+
+    def add(self, job: Job) -> None:
+        """One more chunk waits, behind those of its priority."""
+        waiting = self._classes.get(job.priority)
+        if waiting is None:
+            waiting = self._classes[job.priority] = OrderedDict()
+            self._tags[job.priority] = max(self._time, self._tags.get(job.priority, 0.0))
+        waiting[job] = None
+
+    def remove(self, job: Job) -> bool:
+        """A chunk is not wanted any more; False where it does not wait."""
+        waiting = self._classes.get(job.priority)
+        if waiting is None or job not in waiting:
+            return False
+        del waiting[job]
+        if not waiting:
+            del self._classes[job.priority]
+        return True
+
+    def weight(self, now: float) -> int:
+        """This peer's weight among the peers: that of the most urgent that waits, as far as it is believed."""
+        most_urgent = min(self._classes)
+        if most_urgent < DEFAULT_PRIORITY and self._urgency.level(now) < 0:
+            return WEIGHTS[DEFAULT_PRIORITY]
+        return WEIGHTS[most_urgent]
+
+    def pop(self, now: float) -> Job:
+        """Take what goes next; something must wait."""
+        priority = min(self._classes, key=lambda each: (self._tags[each], each))
+        waiting = self._classes[priority]
+        job, _ = waiting.popitem(last=False)
+        if not waiting:
+            del self._classes[priority]
+        self._time = self._tags[priority]
+        self._tags[priority] += job.size / WEIGHTS[priority]
+        self.bucket.take(job.size, now)
+        if priority < DEFAULT_PRIORITY:
+            self._urgency.take(job.size, now)
+        return job

@@ -1,0 +1,317 @@
+"""How the downloads of one node share what it can receive: by priority, and within a limit.
+
+Theory. A download is held back in two ways, by counting the bytes that it *asks for*:
+
+*The limit.* Where the node has one, the bytes that it allows are dealt out by weight (16:8:4:2:1) among the downloads
+that have use for them; what one leaves goes to the others.
+
+*Yielding.* Without a limit, or below it, nobody knows how fast bytes could come, and a download from one
+slow server must not hold up one of less urgency from a fast one. So a download that runs beside more urgent ones
+is cut to its share by weight at once, and then *tries* more: twice as much every second, as long as the urgent ones
+together stay at what they had without it; when they do not, back to the share for a while. Where they compete
+for the same link the lesser one stays near its share; where they do not, it is back at its full speed within
+seconds.
+
+Nobody starves: a share is never 0, what is granted adds up to a chunk in the end, and one request out is
+always within the ceiling.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from peatnet.errors import LocalProtocolError
+from peatnet.swarm.flows import WEIGHTS
+from peatnet.swarm.meters import Meter, Peak
+from peatnet.swarm.tokens import BURST_SECONDS, TokenBucket, check_rate
+
+# How fast rates are measured, and how long the best of them is remembered.
+METER_SECONDS = 0.7
+PEAK_SECONDS = 10.0
+# After a cut to the share: how long until more is tried; then each trial; and the pause after one that hurt.
+CUT_SECONDS = 2.0
+TRIAL_SECONDS = 1.0
+HURT_SECONDS = 5.0
+# The urgent ones are hurt when they get less than this much of their best.
+HURT = 0.85
+# A share is a chunk in so many seconds at the least.
+SLOWEST_CHUNK = 4.0
+# One that has nothing out still counts as competing for so long: it may be between two requests.
+LINGER_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one download may do.
+
+    Args:
+        ceiling: requests that may be out at once; None for any number.
+        credit: requests that may be made from now on; None for any number.
+    """
+
+    ceiling: int | None
+    credit: int | None
+
+
+class Member:
+    """One download. `Shares` is its only user.
+
+    Attributes:
+        dealt: bytes of the limit that were dealt to it and not used.
+        allowance: what yielding lets it ask for; None while it need not yield.
+        retry_at: when it may try more.
+        urgent_best: the best that the more urgent ones got together, lately.
+    """
+
+    __slots__ = (
+        "_busy_at",
+        "_finished",
+        "_made",
+        "allowance",
+        "chunk_size",
+        "dealt",
+        "meter",
+        "out",
+        "priority",
+        "progressing",
+        "retry_at",
+        "rivals",
+        "urgent_best",
+    )
+
+    def __init__(self, priority: int, chunk_size: int, now: float) -> None:
+        self.priority = priority
+        self.chunk_size = chunk_size
+        self.out = 0
+        self.progressing = False
+        self.meter = Meter(now, METER_SECONDS)
+        self.dealt = 0.0
+        self.allowance: TokenBucket | None = None
+        self.retry_at = now
+        self.urgent_best = Peak(PEAK_SECONDS)
+        self.rivals: frozenset[Member] = frozenset()
+        self._busy_at = -math.inf
+        self._made = 0
+        self._finished = 0
+
+    @property
+    def weight(self) -> int:
+        """By its priority."""
+        return WEIGHTS[self.priority]
+
+    def is_active(self, now: float) -> bool:
+        """Whether it competes with others for bytes."""
+        return self.progressing and (self.out > 0 or now - self._busy_at < LINGER_SECONDS)
+
+    def requested(self, count: int, now: float) -> None:
+        """It made so many requests."""
+        self._made += count
+        self.dealt -= count * self.chunk_size
+        if self.allowance is not None:
+            self.allowance.take(count * self.chunk_size, now)
+
+    def is_out(self, count: int, now: float) -> int:
+        """It has so many requests out now; returns the bytes that came since it was last said."""
+        if self.out or count:
+            self._busy_at = now
+        self.out = count
+        finished = max(self._finished, self._made - count)
+        came = (finished - self._finished) * self.chunk_size
+        self._finished = finished
+        self.meter.add(came, now)
+        return came
+
+
+class Shares:
+    """All downloads of a node. Times are seconds on one clock of the caller's.
+
+    Args:
+        rate: bytes a second that all downloads together may ask for; None for no limit.
+        now: the present.
+
+    Raises:
+        LocalProtocolError: the rate is not above 0.
+    """
+
+    def __init__(self, rate: float | None, now: float) -> None:
+        check_rate(rate)
+        self.rate = rate
+        self._members: dict[Member, None] = {}  # in the order they joined
+        self._total = Meter(now, METER_SECONDS)
+        self._total_best = Peak(PEAK_SECONDS)
+        self._at = now
+        self._left_over = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has anything to do: a limit to deal out, or somebody who may have to yield."""
+        if self.rate is not None:
+            return bool(self._members)
+        return len({member.priority for member in self._members}) > 1
+
+    def set_rate(self, rate: float | None, now: float) -> None:
+        """Change the limit from now on.
+
+        Raises:
+            LocalProtocolError: the rate is not above 0.
+        """
+        check_rate(rate)
+        self.step(now)
+        self.rate = rate
+        for member in self._members:
+            member.dealt = min(member.dealt, self._most_dealt(member))
+
+    def join(self, priority: int, chunk_size: int, now: float) -> Member:
+        """A download begins.
+
+        Raises:
+            LocalProtocolError: the priority is not one of 1 to 5, or the size not above 0.
+        """
+        check_priority(priority)
+        if chunk_size < 1:
+            raise LocalProtocolError(f"a download with chunks of {chunk_size} bytes")
+        self.step(now)
+        member = Member(priority, chunk_size, now)
+        self._members[member] = None
+        return member
+
+    def leave(self, member: Member, now: float) -> None:
+        """A download ends; said again, it changes nothing."""
+        self.step(now)
+        self._members.pop(member, None)
+
+    def set_priority(self, member: Member, priority: int, now: float) -> None:
+        """A download becomes more or less urgent.
+
+        Raises:
+            LocalProtocolError: the priority is not one of 1 to 5.
+        """
+        check_priority(priority)
+        self.step(now)
+        member.priority = priority
+
+    def requested(self, member: Member, count: int, now: float) -> None:
+        """A download made so many requests, or (negative) some came back with nothing: they cost nothing."""
+        member.requested(count, now)
+
+    def out(self, member: Member, count: int, now: float, *, progressing: bool) -> None:
+        """A download has so many requests out, and gets something, or not."""
+        member.progressing = progressing
+        self._total.add(member.is_out(count, now), now)
+
+    def step(self, now: float) -> None:
+        """Deal out what the limit allowed since the last step, and judge who yields. Call it often while `busy`."""
+        elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
+        if not self._members:
+            return
+        self._total_best.add(self._total.rate(now), now)
+        if self.rate is not None:
+            self._deal(min(elapsed, BURST_SECONDS) * self.rate)
+        for member in self._members:
+            self._judge(member, now)
+
+    def grant(self, member: Member, now: float) -> Grant:
+        """What a download may do now."""
+        left: list[float] = []
+        if self.rate is not None:
+            left.append(member.dealt)
+        ceiling = None
+        if member.allowance is not None:
+            left.append(member.allowance.level(now))
+            ceiling = self._ceiling(member, member.allowance.rate or 0.0)
+        if not left:
+            return Grant(None, None)
+        return Grant(ceiling, max(0, int(min(left) // member.chunk_size)))
+
+    def _deal(self, count: float) -> None:
+        """Deal out bytes by weight; who has as much as it may hold is left out, and the others get its part."""
+        count += self._left_over
+        hungry = [member for member in self._members if member.dealt < self._most_dealt(member)]
+        while hungry and count > 0:
+            share = count / sum(member.weight for member in hungry)
+            full = []
+            for member in hungry:
+                taken = min(share * member.weight, self._most_dealt(member) - member.dealt)
+                member.dealt += taken
+                count -= taken
+                if taken < share * member.weight:
+                    full.append(member)
+            if not full:
+                break
+            hungry = [member for member in hungry if member not in full]
+        # Nobody has use for it now; a moment's worth is kept for who comes next.
+        self._left_over = 0.0 if hungry else min(count, (self.rate or 0.0) * BURST_SECONDS)
+
+    def _most_dealt(self, member: Member) -> float:
+        """What a download may save up: its part of a moment's worth, and a chunk, or it could never ask."""
+        weights = sum(each.weight for each in self._members)
+        if self.rate is None or not weights:
+            return 0.0
+        return self.rate * BURST_SECONDS * member.weight / weights + member.chunk_size
+
+    def _judge(self, member: Member, now: float) -> None:
+        """Whether a download yields, and how much it may ask for then."""
+        urgent = frozenset(
+            each
+            for each in self._members
+            if each.priority < member.priority and each.is_active(now)
+        )
+        if not urgent:
+            member.allowance = None
+            member.rivals = urgent
+            return
+        rate = sum(each.meter.rate(now) for each in urgent)
+        share = self._share(member, urgent, now)
+        if member.allowance is None or not urgent <= member.rivals:
+            # Somebody more urgent has come.
+            member.rivals = urgent
+            member.urgent_best = Peak(PEAK_SECONDS)
+            member.allowance = TokenBucket(share, now, self._burst(member, share))
+            member.retry_at = now + CUT_SECONDS
+            return
+        member.rivals = urgent
+        member.urgent_best.add(rate, now)
+        allowed = member.allowance.rate or share
+        hurt = rate < HURT * member.urgent_best.value(now)
+        if hurt and allowed > share:
+            self._allow(member, share, now)
+            member.retry_at = now + HURT_SECONDS
+        elif now >= member.retry_at:
+            if not hurt and member.meter.rate(now) > allowed / 4:
+                self._allow(member, max(allowed * 2, share), now)
+            member.retry_at = now + TRIAL_SECONDS
+
+    def _share(self, member: Member, urgent: frozenset[Member], now: float) -> float:
+        """A download's share of what came lately at the best, in bytes a second."""
+        weights = member.weight + sum(each.weight for each in urgent)
+        share = self._total_best.value(now) * member.weight / weights
+        return max(share, member.chunk_size / SLOWEST_CHUNK)
+
+    def _allow(self, member: Member, rate: float, now: float) -> None:
+        level = member.allowance.level(now) if member.allowance is not None else 0.0
+        member.allowance = TokenBucket(rate, now, self._burst(member, rate))
+        # What it asked for too much, or could have asked for, under the old one.
+        member.allowance.take(member.allowance.level(now) - min(level, rate * BURST_SECONDS), now)
+
+    def _burst(self, member: Member, rate: float) -> float:
+        """Seconds whose worth may be saved up: enough for a chunk, or it could never ask."""
+        return BURST_SECONDS + member.chunk_size / rate
+
+    def _ceiling(self, member: Member, allowed: float) -> int:
+        """Requests out in proportion to those of the more urgent."""
+        weights = sum(each.weight for each in member.rivals)
+        fair = sum(each.out for each in member.rivals) * member.weight / weights
+        # What has proved to hurt nobody needs its requests out: half a second's worth.
+        tried = allowed / 2 / member.chunk_size
+        return max(1, math.ceil(max(fair, tried)))
+
+
+def check_priority(priority: int) -> None:
+    """Refuse what is no priority.
+
+    Raises:
+        LocalProtocolError: it is not one of 1 to 5.
+    """
+    if priority not in WEIGHTS:
+        raise LocalProtocolError(f"a priority of {priority}: 1 (most urgent) to 5 are meant")

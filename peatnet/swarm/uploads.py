@@ -1,0 +1,193 @@
+"""Which chunk a holder sends next, and when: fair among peers, by priority, within its limits.
+
+Theory. Chunks wait in one flow a peer. Whenever the window (window.py) and the node's token bucket let another
+chunk out, it is one of the flow with the smallest tag (flows.py) among those that may send now. A flow that may
+not is *parked*: asleep until its own bucket lets it, or full until one of its chunks is done. A flow is in the
+heap of those that may, or parked, or nowhere: never in two places. So every operation costs O(log flows).
+
+Fairness is by peer first. A peer that opens more sessions or asks for more at once still has one flow. Priority is what
+the peer says it is: that decides in full among the requests of that peer, and sets the peer's weight
+among the others, from 1 to 16. A peer that calls everything urgent is believed for a bounded number of bytes, and weighs
+no more than one that says nothing from then on; until then it can get four times as much as such a one, and never
+keeps anybody waiting for good.
+
+Memory: callers hold what waits (they submit and withdraw), so that is theirs to bound; idle flows are kept for
+the tags and bucket debts that they carry, up to `MAX_IDLE_FLOWS`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import OrderedDict
+
+from peatnet.errors import LocalProtocolError
+from peatnet.swarm.flows import WEIGHTS, Flow, Job
+from peatnet.swarm.tokens import TokenBucket, check_rate
+from peatnet.swarm.window import Window
+
+MAX_IDLE_FLOWS = 1024
+
+
+class Uploads:
+    """The queue of one node. Times are seconds on one clock of the caller's.
+
+    Args:
+        rate: bytes a second of all uploads together; None for no limit.
+        per_peer: bytes a second to one peer; None for no limit.
+        now: the present.
+    """
+
+    def __init__(self, rate: float | None, per_peer: float | None, now: float) -> None:
+        check_rate(per_peer)
+        self._bucket = TokenBucket(rate, now)
+        self._per_peer = per_peer
+        self._window = Window(now)
+        self._time = 0.0  # virtual
+        self._busy: dict[str, Flow] = {}  # something waits or is out
+        self._idle: OrderedDict[str, Flow] = OrderedDict()
+        self._ready: list[tuple[float, Flow]] = []
+        self._asleep: list[tuple[float, Flow]] = []
+        self._out = 0
+        self._waiting = 0
+
+    @property
+    def rate(self) -> float | None:
+        """The limit on all uploads together."""
+        return self._bucket.rate
+
+    @property
+    def per_peer(self) -> float | None:
+        """The limit on one peer."""
+        return self._per_peer
+
+    @property
+    def waiting(self) -> int:
+        """How many chunks wait."""
+        return self._waiting
+
+    @property
+    def out(self) -> int:
+        """How many chunks are on their way."""
+        return self._out
+
+    @property
+    def window(self) -> int:
+        """How many chunks may be on their way at once."""
+        return self._window.chunks
+
+    def set_rates(self, rate: float | None, per_peer: float | None, now: float) -> None:
+        """Change the limits from now on.
+
+        Raises:
+            LocalProtocolError: a rate is not above 0; nothing has changed then.
+        """
+        check_rate(rate)
+        check_rate(per_peer)
+        self._bucket.set_rate(rate, now)
+        self._per_peer = per_peer
+        for flow in (*self._busy.values(), *self._idle.values()):
+            flow.bucket.set_rate(per_peer, now)
+        asleep, self._asleep = self._asleep, []
+        for _, flow in asleep:
+            self._unpark(flow)
+
+    def submit(self, peer_id: str, priority: int, size: int, now: float) -> Job:
+        """One more chunk wants to go to a peer; ask `next` whether it may.
+
+        Raises:
+            LocalProtocolError: the priority is not one of 1 to 5, or the size not above 0.
+        """
+        if priority not in WEIGHTS or size < 1:
+            raise LocalProtocolError(f"uploads: {size} bytes at priority {priority}")
+        flow = self._busy.get(peer_id)
+        if flow is None:
+            flow = self._idle.pop(peer_id, None) or Flow(peer_id, self._per_peer, now)
+            self._busy[peer_id] = flow
+        job = Job(flow, priority, size)
+        flow.add(job)
+        self._waiting += 1
+        if not flow.parked:
+            self._unpark(flow)
+        return job
+
+    def withdraw(self, job: Job) -> bool:
+        """A chunk is not wanted any more. False where it does not wait: then `done` is to be told of it."""
+        if not job.flow.remove(job):
+            return False
+        self._waiting -= 1
+        self._retire(job.flow)
+        return True
+
+    def done(self, job: Job, now: float) -> None:
+        """A chunk that `next` gave has been sent, or never will be."""
+        flow = job.flow
+        flow.out -= 1
+        self._out -= 1
+        waiting = bool(self._ready) and self._bucket.ready_at(now) <= now
+        self._window.done(job.size, waiting=waiting, now=now)
+        if flow and not flow.parked:
+            self._unpark(flow)  # it was full
+        self._retire(flow)
+
+    def next(self, now: float) -> Job | None:
+        """The chunk that may be sent now; ask again until there is none."""
+        while self._asleep and self._asleep[0][0] <= now:
+            self._unpark(heapq.heappop(self._asleep)[1])
+        if self._out >= self._window.chunks or self._bucket.ready_at(now) > now:
+            return None
+        while self._ready:
+            tag, flow = heapq.heappop(self._ready)
+            flow.parked = False
+            if not flow:
+                self._retire(flow)
+            elif flow.out >= self._most_out():
+                pass  # full: `done` brings it back
+            elif (ready_at := flow.bucket.ready_at(now)) > now:
+                flow.parked = True
+                heapq.heappush(self._asleep, (ready_at, flow))
+            else:
+                return self._send(flow, tag, now)
+        return None
+
+    def next_wakeup(self, now: float) -> float:
+        """When `next` might give something though nothing happened before; infinity for never."""
+        if self._out >= self._window.chunks:
+            return math.inf
+        times = [self._asleep[0][0]] if self._asleep else []
+        if self._ready:
+            times.append(self._bucket.ready_at(now))
+        return min(times, default=math.inf)
+
+    def _send(self, flow: Flow, tag: float, now: float) -> Job:
+        weight = flow.weight(now)
+        job = flow.pop(now)
+        self._time = tag
+        flow.tag = tag + job.size / weight
+        self._bucket.take(job.size, now)
+        if not self._out:
+            self._window.idle(now)
+        self._out += 1
+        self._waiting -= 1
+        flow.out += 1
+        if flow:
+            self._unpark(flow)
+        return job
+
+    def _most_out(self) -> int:
+        """What one peer may have on its way, so that a slow one does not take all places."""
+        return -(-self._window.chunks // len(self._busy))
+
+    def _unpark(self, flow: Flow) -> None:
+        flow.parked = True
+        flow.tag = max(self._time, flow.tag)
+        heapq.heappush(self._ready, (flow.tag, flow))
+
+    def _retire(self, flow: Flow) -> None:
+        """Set a flow aside that has nothing to do any more."""
+        if flow or flow.out or flow.parked:
+            return
+        del self._busy[flow.peer_id]
+        self._idle[flow.peer_id] = flow
+        if len(self._idle) > MAX_IDLE_FLOWS:
+            self._idle.popitem(last=False)
