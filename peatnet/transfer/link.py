@@ -61,6 +61,7 @@ class Link:
         "_waiting",
         "closed",
         "holds",
+        "priority",
         "scope",
         "source",
     )
@@ -69,6 +70,7 @@ class Link:
         self.source = source
         self.closed = False
         self.scope = trio.CancelScope()
+        self.priority = 3  # of the download, for its holders
         self.holds = 0  # what the source says it has, bit i for chunk i
         self._owner = owner
         self._partial = partial

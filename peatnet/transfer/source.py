@@ -46,6 +46,11 @@ class SourceLink(Protocol):
         """The chunk table that every chunk is checked against."""
         ...
 
+    @property
+    def priority(self) -> int:
+        """Of the download, 1 (most urgent) to 5; it may change. Holders that serve several go by it."""
+        ...
+
     def has(self, bitmap: bytes | None) -> None:
         """State what the source has now, in place of all that it said before.
 
