@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 60.0
@@ -33,7 +33,7 @@ class Usage:
     """What a process has used since it started."""
 
     cpu_s: float
-    """User and system seconds of all its threads."""
+    """User and system seconds of all its threads, and of children that have ended."""
     rss_mib: float
     """The most resident memory that it had at any time."""
 
@@ -149,6 +149,19 @@ def finish(arguments: Sequence[str | Path], scratch: Path) -> Finished:
     return Finished(out.read_text(), seconds, Usage(used.ru_utime + used.ru_stime, rss_mib))
 
 
+def until(what: str, done: Callable[[], bool], timeout: float = START_TIMEOUT) -> None:
+    """Look again and again, outside of the time, until something is so.
+
+    Raises:
+        RuntimeError: it never was.
+    """
+    deadline = time.monotonic() + timeout
+    while not done():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not so within {timeout:.0f} s: {what}")
+        time.sleep(_LOOK_EVERY)
+
+
 def environment() -> dict[str, str]:
     """Ours, without the user's settings of peatnet."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PEATNET_")}
@@ -175,9 +188,10 @@ def _watch(pid: int) -> float:
 
 
 def _usage_of(pid: int) -> Usage:
-    # The name of the program, in parentheses, may hold anything; utime and stime are fields 14 and 15 of proc(5).
+    # The name of the program, in parentheses, may hold anything; utime, stime, cutime and cstime are fields 14 to 17
+    # of proc(5).
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return Usage((int(fields[11]) + int(fields[12])) / _TICKS, _peak_mib(pid))
+    return Usage(sum(map(int, fields[11:15])) / _TICKS, _peak_mib(pid))
 
 
 def _peak_mib(pid: int) -> float:

@@ -1,18 +1,20 @@
 """Both ends of a bare py-libp2p stream (Noise, yamux, TCP), with nothing on top: what the library itself can do.
 
 Run by throughput.py: ``bare_libp2p.py source SIZE`` prints its address; ``bare_libp2p.py sink SIZE ADDRESS`` prints
-"ready", waits for a line, takes SIZE bytes into memory, and prints the seconds that it took. With a PATH after the
-address, it writes them to that file as well, in a worker thread, and syncs it.
+"ready", waits for a line, takes SIZE bytes into memory, and reports. With a PATH after the address, it writes them to that
+file as well, in a worker thread, and syncs it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import trio
+from ends import wait_for_go
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
@@ -67,15 +69,13 @@ async def sink(size: int, address: str, path: str | None) -> None:
     async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
         await host.connect(info)
         stream = await host.new_stream(info.peer_id, [PROTOCOL])
-        print("ready", flush=True)
-        await trio.to_thread.run_sync(sys.stdin.readline)
-        began = time.perf_counter()
+        began, _ = await trio.to_thread.run_sync(wait_for_go)
         await stream.write(b"?")
         if path is None:
             await drop(stream, size)
         else:
             await keep(stream, size, path)
-        print(time.perf_counter() - began, flush=True)
+        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
         await stream.write(b"!")
         await trio.sleep_forever()
 

@@ -1,0 +1,86 @@
+"""A source process and a sink process, one file, and what both used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+from common import GIB, Job, Sample
+from processes import Child, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+Take = Callable[[str], Sample]
+SLOWEST = 1e6  # bytes a second, below which a run is given up
+
+
+class Ends:
+    """What the processes of a transfer use from now on.
+
+    Args:
+        source: the process that sends.
+        sinks: the processes that receive.
+    """
+
+    def __init__(self, source: Child, *sinks: Child) -> None:
+        self._ends = {"source": [source], "sink": list(sinks)}
+        self._before = {name: self._cpu_s(name) for name in self._ends}
+
+    def _cpu_s(self, name: str) -> float:
+        return sum(child.usage().cpu_s for child in self._ends[name])
+
+    def sample(self, size: int, seconds: float, **extras: float) -> Sample:
+        """MB/s, CPU seconds and peak memory of both ends, of a transfer that is over; all sinks count as one.
+
+        Args:
+            size: bytes that came, at all sinks together.
+            seconds: how long that took.
+            extras: what else was measured.
+        """
+        found: dict[str, float] = {"seconds": seconds}
+        for name, children in self._ends.items():
+            cpu_s = self._cpu_s(name) - self._before[name]
+            found[f"{name}_cpu_s"] = cpu_s
+            found[f"{name}_cpu_s_per_gib"] = cpu_s * GIB / size
+            found[f"{name}_rss_mib"] = max(child.usage().rss_mib for child in children)
+        return Sample(size / seconds / 1e6, {**found, **extras})
+
+
+@contextmanager
+def ready_sink(source: Child, arguments: Sequence[str | Path], job: Job) -> Iterator[Take]:
+    """A sink of bench/rivals, started and prepared, beside a source that is; yields what lets it fetch.
+
+    That takes one line, which the sink is told, and returns what the transfer took.
+    """
+    with running(arguments, job.scratch) as sink:
+        sink.read_line()
+        ends = Ends(source, sink)
+
+        def take(line: str) -> Sample:
+            sink.write_line(line)
+            told = json.loads(sink.read_line(timeout=60 + job.size / SLOWEST))
+            return ends.sample(job.size, told.pop("seconds"), **told)
+
+        yield take
+
+
+def check_file(job: Job, path: Path) -> None:
+    """Whether a fetched file is the one that was sent; outside of the time.
+
+    Raises:
+        RuntimeError: it is not.
+    """
+    if file_hash(path) != file_hash(job.file):
+        raise RuntimeError(f"{path} is not the file that was sent")
+
+
+def file_hash(path: Path) -> str:
+    """BLAKE3 of a file."""
+    hasher = blake3(max_threads=blake3.AUTO)
+    hasher.update_mmap(path)
+    return hasher.hexdigest()
