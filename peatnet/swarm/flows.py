@@ -49,6 +49,7 @@ class Flow:
         parked: whether it is in some queue of its owner's; it is in one at most.
         out: its chunks that are on their way.
         bucket: the limit on one peer.
+        weight: its weight among the peers when that was last looked at; 0 before.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Flow:
         "parked",
         "peer_id",
         "tag",
+        "weight",
     )
 
     def __init__(self, peer_id: str, rate: float | None, now: float) -> None:
@@ -68,6 +70,7 @@ class Flow:
         self.tag = 0.0
         self.parked = False
         self.out = 0
+        self.weight = 0
         self.bucket = TokenBucket(rate, now)
         self._urgency = TokenBucket(URGENT_RATE, now, URGENT_BYTES / URGENT_RATE)
         self._classes: dict[int, OrderedDict[Job, None]] = {}
@@ -100,12 +103,12 @@ class Flow:
             del self._classes[job.priority]
         return True
 
-    def weight(self, now: float) -> int:
-        """This peer's weight among the peers: that of the most urgent that waits, as far as it is believed."""
+    def weigh(self, now: float) -> None:
+        """Set the weight: that of the most urgent that waits, as far as the peer is believed."""
         most_urgent = min(self._classes)
         if most_urgent < DEFAULT_PRIORITY and self._urgency.level(now) < 0:
-            return WEIGHTS[DEFAULT_PRIORITY]
-        return WEIGHTS[most_urgent]
+            most_urgent = DEFAULT_PRIORITY
+        self.weight = WEIGHTS[most_urgent]
 
     def pop(self, now: float) -> Job:
         """Take what goes next; something must wait."""

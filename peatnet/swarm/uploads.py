@@ -50,6 +50,7 @@ class Uploads:
         self._asleep: list[tuple[float, Flow]] = []
         self._out = 0
         self._waiting = 0
+        self._weights = 0  # of all busy flows together
 
     @property
     def rate(self) -> float | None:
@@ -107,6 +108,7 @@ class Uploads:
         job = Job(flow, priority, size)
         flow.add(job)
         self._waiting += 1
+        self._weigh(flow, now)
         if not flow.parked:
             self._unpark(flow)
         return job
@@ -141,7 +143,7 @@ class Uploads:
             flow.parked = False
             if not flow:
                 self._retire(flow)
-            elif flow.out >= self._most_out():
+            elif flow.out >= self._most_out(flow):
                 pass  # full: `done` brings it back
             elif (ready_at := flow.bucket.ready_at(now)) > now:
                 flow.parked = True
@@ -160,13 +162,13 @@ class Uploads:
         return min(times, default=math.inf)
 
     def _send(self, flow: Flow, tag: float, now: float) -> Job:
-        weight = flow.weight(now)
+        self._weigh(flow, now)
         job = flow.pop(now)
         self._time = tag
-        flow.tag = tag + job.size / weight
+        flow.tag = tag + job.size / flow.weight
         self._bucket.take(job.size, now)
         if not self._out:
-            self._window.idle(now)
+            self._window.begin(now)
         self._out += 1
         self._waiting -= 1
         flow.out += 1
@@ -174,9 +176,14 @@ class Uploads:
             self._unpark(flow)
         return job
 
-    def _most_out(self) -> int:
-        """What one peer may have on its way, so that a slow one does not take all places."""
-        return -(-self._window.chunks // len(self._busy))
+    def _most_out(self, flow: Flow) -> int:
+        """What one peer may have on its way, by its weight, so that a slow one does not take all places."""
+        return -(-self._window.chunks * flow.weight // self._weights)
+
+    def _weigh(self, flow: Flow, now: float) -> None:
+        self._weights -= flow.weight
+        flow.weigh(now)
+        self._weights += flow.weight
 
     def _unpark(self, flow: Flow) -> None:
         flow.parked = True
@@ -188,6 +195,8 @@ class Uploads:
         if flow or flow.out or flow.parked:
             return
         del self._busy[flow.peer_id]
+        self._weights -= flow.weight
+        flow.weight = 0
         self._idle[flow.peer_id] = flow
         if len(self._idle) > MAX_IDLE_FLOWS:
             self._idle.popitem(last=False)

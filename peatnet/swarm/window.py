@@ -43,6 +43,7 @@ class Window:
         "_done",
         "_double",
         "_factor",
+        "_last",
         "_rate",
         "_rate_now",
         "_settling",
@@ -55,6 +56,7 @@ class Window:
     def __init__(self, now: float) -> None:
         self._rate = Meter(now, _RATE_SECONDS)
         self._rate_now = 0.0
+        self._last = now
         self._size = 0.0  # smoothed bytes of a chunk
         self._factor = 1  # how many times the cheap window is let out
         self._tried: int | None = None  # the factor on trial
@@ -71,15 +73,17 @@ class Window:
         factor = self._factor if self._tried is None else self._tried
         return min(LARGEST, self._cheap() * factor)
 
-    def idle(self, now: float) -> None:
-        """Nothing is on its way, or nobody waits: no evidence can be had of that."""
-        self._rate.skip(now)
-        self._restart(now)
+    def begin(self, now: float) -> None:
+        """A chunk is sent while no other is on its way. Time in which nothing was is no evidence of anything."""
+        if now > self._last:
+            self._rate.skip(now)
+            self._restart(now)
 
     def done(self, size: int, *, waiting: bool, now: float) -> None:
         """A chunk has been sent; ``waiting``: others wait for their turn."""
         self._rate.add(size, now)
         self._rate_now = self._rate.rate(now)
+        self._last = now
         self._size = size if not self._size else 0.9 * self._size + 0.1 * size
         if not waiting:
             self._restart(now)
