@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peatnet.datadir import unusable
+from peatnet.deploy.hardware import Overrides
 from peatnet.errors import ConfigError
 
 # A config.toml is written by hand; one larger than this is something else.
@@ -22,6 +23,10 @@ MAX_CONFIG_BYTES = 256 * 1024
 
 DEFAULT_PORT = 7411
 
+# 16 TiB: what is larger is a slip of the pen.
+MAX_MEMORY_MB = 16 * 1024 * 1024
+
+Word = Annotated[str, Field(min_length=1, max_length=128)]
 Address = Annotated[str, Field(min_length=1, max_length=512)]
 PeerIdText = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -35,11 +40,21 @@ class FetchPolicy(StrEnum):
 
 
 class HardwareConfig(BaseModel):
-    """What this machine has, where it cannot be found out."""
+    """What this machine has, where that is not found out, or is found out wrong."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vram_mb: int = Field(default=0, ge=0, le=16 * 1024 * 1024)
+    arch: Word | None = None
+    cpu: Word | None = None
+    cores: int | None = Field(default=None, ge=1, le=65536)
+    ram_mb: int | None = Field(default=None, ge=0, le=MAX_MEMORY_MB)
+    vram_mb: int | None = Field(default=None, ge=0, le=MAX_MEMORY_MB)
+    free_disk_mb: int | None = Field(default=None, ge=0, le=1024 * MAX_MEMORY_MB)
+    execution_providers: tuple[Word, ...] | None = Field(default=None, max_length=32)
+
+    def overrides(self) -> Overrides:
+        """The same for the room that looks at the machine."""
+        return Overrides(**self.model_dump())
 
 
 class Config(BaseModel):

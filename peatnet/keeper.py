@@ -7,18 +7,17 @@ starts again tries its intents until they are done, withdrawn, or hopeless.
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-import psutil
 import trio
 
 from peatnet.blobs import Hash
 from peatnet.concurrency import Stirring, cancellable, first_error
 from peatnet.config import FetchPolicy
+from peatnet.deploy.probe import HardwareProbe
 from peatnet.errors import (
     HttpSourceError,
     IntegrityError,
@@ -84,7 +83,8 @@ class Keeper:
         # Names that somebody sees to, and how many do: the policy leaves them alone.
         self._claims: Counter[str] = Counter()
         self._intents = Intents(library.states)
-        self._ram_mb = psutil.virtual_memory().total // (1024 * 1024)
+        config = library.config
+        self._hardware = HardwareProbe(config.data_dir, config.hardware.overrides())
         self._wake = trio.Event()
         self._nursery: trio.Nursery | None = None
 
@@ -210,6 +210,8 @@ class Keeper:
                 await trio.sleep_forever()
             if self._lasting:
                 await self._intents.load()
+            # Asking the drivers may take a second.
+            await trio.to_thread.run_sync(self._hardware.lasting)
             task_status.started()
             while True:
                 self._wake = trio.Event()
@@ -300,7 +302,7 @@ class Keeper:
             return False
         if config.fetch is FetchPolicy.ALL:
             return True
-        return model.manifest.can_run_on(config.hardware.vram_mb, self._ram_mb, _architecture())
+        return self._hardware.lasting().can_run(model.manifest)
 
     def _wanted_anyway(self, job: Job) -> bool:
         return (
@@ -386,9 +388,3 @@ class Keeper:
         if blob is None:
             return False
         return await trio.to_thread.run_sync(store.partial_table, blob) is not None
-
-
-def _architecture() -> str:
-    """This machine's architecture, by the names that manifests use (those of Linux)."""
-    machine = platform.machine()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine.lower(), machine)

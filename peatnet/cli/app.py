@@ -13,6 +13,7 @@ from peatnet.cli import (
     demo,
     gc,
     get,
+    hardware,
     init,
     models,
     peers,
@@ -57,6 +58,7 @@ app.command("withdraw", rich_help_panel=_MODELS)(withdraw.withdraw)
 app.command("init", rich_help_panel=_NODE)(init.init)
 app.command("id", rich_help_panel=_NODE)(init.show_id)
 app.command("up", rich_help_panel=_NODE)(up.up)
+app.command("hardware", rich_help_panel=_NODE)(hardware.hardware)
 app.command("peers", rich_help_panel=_NODE)(peers.peers)
 app.add_typer(trust.app, name="trust", rich_help_panel=_NODE)
 app.command("pin", rich_help_panel=_STORE)(pin.pin)
