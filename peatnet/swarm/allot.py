@@ -1,9 +1,13 @@
 """Who gets work: after each event, every source that has room and might find something is offered chunks.
 
-A source that found nothing is not offered anything again until its own state changes, or the board's epoch
-does. The epoch grows when a chunk comes back, when a source comes, goes or changes, when the HTTP gate moves,
-when the endgame begins, and when a time comes that was noted for it (the *nudge*): the end of a pause, or the
-moment from which doubling an overdue request makes sense.
+A source with room for more is either *hungry*, and is offered chunks now, or *starved*: it found nothing when it
+last looked. A starved one looks again when its own state changes, and all of them do when something changes that
+any of them might profit from: a chunk came back, a source came, went or holds other chunks, the HTTP gate moved,
+the endgame began, a request became overdue, or a time came that was noted for it (the *nudge*): the end of a
+pause, the end of a deferral, or the moment from which doubling a request makes sense. So an event costs
+what it changes, however many sources there are.
+
+Nothing is asked beyond the budget, and who would ask stays hungry until there is some again.
 """
 
 from __future__ import annotations
@@ -11,28 +15,30 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from peatnet.swarm.events import Request
 
+if TYPE_CHECKING:
     from peatnet.swarm.board import Board
+    from peatnet.swarm.events import Action
     from peatnet.swarm.fallback import Gate
     from peatnet.swarm.picker import Picker
     from peatnet.swarm.sources import Source
+    from peatnet.swarm.timers import Timers
 
 
 class Allotter:
-    """Offers chunks to the sources of one board."""
+    """Offers chunks to the sources of one board, and puts on it what is asked."""
 
-    __slots__ = ("_board", "_ceiling", "_credit", "_endgame", "_nudge", "_picker", "_starved")
+    __slots__ = ("_board", "_ceiling", "_credit", "_endgame", "_nudge", "_picker", "_timers")
 
-    def __init__(self, board: Board, picker: Picker) -> None:
+    def __init__(self, board: Board, picker: Picker, timers: Timers) -> None:
         self._board = board
         self._picker = picker
+        self._timers = timers
         self._nudge = math.inf
         self._endgame = False
         self._ceiling = math.inf
         self._credit = math.inf
-        self._starved: set[Source] = set()  # found nothing when last offered
 
     @property
     def nudge(self) -> float:
@@ -44,48 +50,52 @@ class Allotter:
         self._ceiling = math.inf if ceiling is None else ceiling
         self._credit = math.inf if credit is None else credit
 
-    def _exhausted(self) -> bool:
-        return self._credit <= 0 or self._board.requests_out >= self._ceiling
-
-    def nudge_at(self, time: float) -> None:
-        """Note a time at which sources shall look again."""
-        self._nudge = min(self._nudge, time)
-
-    def allot(self, gate: Gate, now: float) -> Iterator[tuple[Source, int]]:
-        """Yield each source and chunk to ask for; the caller puts it on the board before it goes on."""
+    def allot(self, gate: Gate, now: float, actions: list[Action]) -> None:
+        """Make the requests that make sense now, and add them to the actions."""
+        board = self._board
         if gate is not self._picker.gate:
             self._picker.gate = gate
-            self._board.epoch += 1
+            board.wake_starved()
         if now >= self._nudge:
             self._nudge = math.inf
-            self._board.epoch += 1
-        yield from self._round(now)
-        # The moment the endgame begins, sources that had nothing to do may double what is out.
-        before, self._endgame = self._endgame, bool(self._starved) and self._picker.endgame()
-        if self._endgame and not before:
-            self._board.epoch += 1
-            yield from self._round(now)
+            board.wake_starved()
+        if board.hungry:
+            self._round(now, actions)
+        endgame = not board.wanted.count
+        if endgame and not self._endgame and board.starved:
+            # Who had nothing to do may double what is out, from this moment on.
+            board.wake_starved()
+            self._round(now, actions)
+        self._endgame = endgame
 
-    def _round(self, now: float) -> Iterator[tuple[Source, int]]:
-        epoch = self._board.epoch
-        hungry = []
-        for source in self._board.living.values():
-            if source.rest_until > now:
-                self.nudge_at(source.rest_until)
-            elif source.epoch != epoch and self._picker.may_ask(source):
-                hungry.append(source)
-        hungry.sort(key=lambda source: source.pace.chunk_time)
+    def _round(self, now: float, actions: list[Action]) -> None:
+        board, picker = self._board, self._picker
+        hungry = list(board.hungry)
+        if len(hungry) > 1:
+            hungry.sort(key=_chunk_time)
         for source in hungry:
-            self._starved.discard(source)
-            while len(source.out) < source.window:
-                if self._exhausted():
+            if source.rest_until > now:
+                self._nudge = min(self._nudge, source.rest_until)
+                board.starve(source)
+                continue
+            room = source.window - len(source.out)
+            while room > 0:
+                if self._credit <= 0 or board.requests_out >= self._ceiling:
                     return
-                index = self._picker.pick(source, now)
+                index = picker.pick(source, now)
                 if index is None:
-                    self._starved.add(source)
+                    board.starve(source)
                     break
+                ask = source.new_ask(now)
+                board.ask(source, index, ask)
+                self._timers.watch(min(ask.overdue, ask.deadline), source, index, ask)
                 self._credit -= 1
-                yield source, index
-            # Idle or full, it has nothing to look for before something changes.
-            source.epoch = epoch
-        self.nudge_at(self._picker.take_look_again())
+                actions.append(Request(source.name, index))
+                room -= 1
+            else:
+                del board.hungry[source]
+        self._nudge = min(self._nudge, picker.take_look_again())
+
+
+def _chunk_time(source: Source) -> float:
+    return source.pace.chunk_time

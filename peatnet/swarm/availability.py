@@ -127,6 +127,15 @@ class Rarity:
             union |= plane
         return union
 
+    def single(self) -> int:
+        """The chunks that exactly one peer holds."""
+        if not self._planes:
+            return 0
+        more = 0
+        for plane in self._planes[1:]:
+            more |= plane
+        return self._planes[0] & ~more
+
     def count(self, index: int) -> int:
         """How many hold this chunk."""
         return sum((plane >> index & 1) << k for k, plane in enumerate(self._planes))

@@ -6,11 +6,14 @@ A chunk is in one of four states, and only the methods here move it:
     any of them  --obtain-->  HAD;   ASKED TWICE --retire--> ASKED ONCE --retire--> WANTED
 
 Invariants: `wanted`, the keys of `asked` and `have` are disjoint and together all chunks; `asked[i]` names
-one or two sources, each alive, each with i in its `out`; `rarity` counts the living peers that have a chunk.
+one or two sources, each alive, each with i in its `out`; `rarity` counts the living peers that have a chunk;
+`requests_out` is the sum of all `out`, `doubled` how many chunks are asked twice, `partial` how many living peers
+lack something. A living source with room for more is in `hungry` or in `starved`, not in both (see allot.py).
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from peatnet.errors import LocalProtocolError
@@ -20,15 +23,17 @@ from peatnet.swarm.events import Tier
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from peatnet.swarm.settings import SwarmSettings
     from peatnet.swarm.sources import Ask, Source
 
 MAX_ASKED = 2
+_WEIGHT = 1 / 16
 
 
 class Board:
     """Chunks, sources and requests of one download. `now` plays no part here."""
 
-    def __init__(self, n_chunks: int, have: ChunkSet) -> None:
+    def __init__(self, n_chunks: int, have: ChunkSet, settings: SwarmSettings) -> None:
         self.n_chunks = n_chunks
         self.have = have
         self.wanted = ChunkSet(n_chunks, ((1 << n_chunks) - 1) ^ have.mask)
@@ -39,8 +44,14 @@ class Board:
         self.living_http = 0
         self.requests_made = 0
         self.requests_out = 0
-        # Grows whenever a source that found nothing to do might find something if it looked again.
-        self.epoch = 0
+        self.doubled = 0
+        self.slow_from = math.inf  # a peer is slow whose chunk time is above
+        self._typical = math.nan  # chunk time over all that peers deliver
+        self._settings = settings
+        self.partial = 0
+        self.overdue: dict[int, None] = {}  # asked once, and that takes longer than it should
+        self.hungry: dict[Source, None] = {}  # in the order in which they became so
+        self.starved: dict[Source, None] = {}
 
     def source(self, name: str) -> Source:
         """The source of this name.
@@ -62,16 +73,51 @@ class Board:
         if not 0 <= index < self.n_chunks:
             raise LocalProtocolError(f"swarm: chunk {index} of {self.n_chunks}")
 
+    def wake(self, source: Source) -> None:
+        """A living source may find something to do."""
+        self.starved.pop(source, None)
+        self.hungry[source] = None
+
+    def wake_starved(self) -> None:
+        """Any source may find something to do."""
+        if self.starved:
+            self.hungry.update(self.starved)
+            self.starved.clear()
+
+    def starve(self, source: Source) -> None:
+        """A hungry source found nothing."""
+        del self.hungry[source]
+        self.starved[source] = None
+
+    def pace(self, chunk_time: float) -> None:
+        """A peer delivered, and takes this long for a chunk by now."""
+        if self._typical >= 0:
+            self._typical += _WEIGHT * (chunk_time - self._typical)
+        else:
+            self._typical = chunk_time
+        # Nobody is slow to whom one request at a time is enough to do what the horizon allows.
+        slowest = max(self._settings.horizon, self._settings.guess)
+        self.slow_from = max(self._typical * self._settings.slow_factor, slowest)
+
     def join(self, source: Source) -> None:
         """A source that begins a life takes part."""
         self.sources[source.name] = source
         self.living[source.name] = source
-        self.living_http += source.tier is Tier.HTTP
+        if source.tier is Tier.HTTP:
+            self.living_http += 1
+        else:
+            self.partial += 1
 
     def ask(self, source: Source, index: int, ask: Ask) -> None:
         """A request goes out."""
-        self.wanted.discard(index)
-        self.asked.setdefault(index, []).append(source)
+        askers = self.asked.get(index)
+        if askers is None:
+            self.wanted.discard(index)
+            self.asked[index] = [source]
+        else:
+            askers.append(source)
+            self.doubled += 1
+            self.overdue.pop(index, None)
         source.out[index] = ask
         self.requests_made += 1
         self.requests_out += 1
@@ -80,13 +126,17 @@ class Board:
         """A request is off; the chunk is wanted again unless somebody else was asked too."""
         del source.out[index]
         self.requests_out -= 1
-        source.epoch = -1
         askers = self.asked[index]
         askers.remove(source)
-        if not askers:
+        if askers:
+            self.doubled -= 1
+        else:
             del self.asked[index]
+            self.overdue.pop(index, None)
             self.wanted.add(index)
-            self.epoch += 1
+            self.wake_starved()
+        self.hungry.pop(source, None)  # whoever else could serve the chunk looks before it does
+        self.wake(source)
 
     def obtain(self, index: int) -> list[Source] | None:
         """A chunk is there: all requests for it are off.
@@ -96,12 +146,16 @@ class Board:
         """
         if not self.have.add(index):
             return None
-        self.wanted.discard(index)
-        askers = self.asked.pop(index, [])
+        askers = self.asked.pop(index, None)
+        if askers is None:
+            self.wanted.discard(index)
+            return []
+        self.overdue.pop(index, None)
+        self.doubled -= len(askers) - 1
         self.requests_out -= len(askers)
         for source in askers:
             del source.out[index]
-            source.epoch = -1
+            self.wake(source)
         return askers
 
     def set_holding(self, source: Source, has: ChunkSet) -> bool:
@@ -114,29 +168,36 @@ class Board:
         if source.tier is Tier.PEER:
             self.rarity.remove(gone)
             self.rarity.add(new)
+            self.partial += (has.count < self.n_chunks) - (before.count < self.n_chunks)
         source.has = has
         source.avoid = {index for index in source.avoid if index in before and index in after}
-        self.epoch += 1
+        self.wake_starved()
+        self.wake(source)
         return True
 
     def add_holding(self, source: Source, indices: Iterable[int]) -> None:
         """A living source has these chunks as well, all of them checked."""
         fresh = [index for index in indices if source.has.add(index)]
         source.avoid.difference_update(fresh)
-        if source.tier is Tier.PEER:
+        if fresh and source.tier is Tier.PEER:
             self.rarity.add(mask_of(fresh, self.n_chunks))
-        source.epoch = -1
+            self.partial -= source.has.count == self.n_chunks
+        self.wake(source)
 
     def release(self, source: Source) -> None:
         """A source's life ended: forget what it had, and want again what was asked of it alone."""
         del self.living[source.name]
-        self.living_http -= source.tier is Tier.HTTP
         for index in list(source.out):
             self.retire(source, index)
         if source.tier is Tier.PEER:
             self.rarity.remove(source.has.mask)
+            self.partial -= source.has.count < self.n_chunks
+        else:
+            self.living_http -= 1
         source.end()
-        self.epoch += 1
+        self.hungry.pop(source, None)
+        self.starved.pop(source, None)
+        self.wake_starved()
 
     def full(self) -> ChunkSet:
         """The set of all chunks."""

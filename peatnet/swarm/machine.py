@@ -32,9 +32,9 @@ from peatnet.errors import LocalProtocolError
 from peatnet.swarm import events as ev
 from peatnet.swarm.allot import Allotter
 from peatnet.swarm.availability import ChunkSet
-from peatnet.swarm.board import Board
+from peatnet.swarm.board import MAX_ASKED, Board
 from peatnet.swarm.books import Books
-from peatnet.swarm.fallback import Fallback
+from peatnet.swarm.fallback import Fallback, Gate
 from peatnet.swarm.ledger import Ledger
 from peatnet.swarm.picker import Picker
 from peatnet.swarm.settings import SwarmSettings
@@ -79,13 +79,13 @@ class Swarm(Books):
     ) -> None:
         self._settings = settings
         ledger = Ledger(n_chunks, chunk_size, size)
-        board = Board(n_chunks, ChunkSet.from_bitmap(n_chunks, have, what="swarm: have"))
+        board = Board(n_chunks, ChunkSet.from_bitmap(n_chunks, have, what="swarm: have"), settings)
         ledger.recovered(board.have)
         super().__init__(board, ledger)
-        self._picker = Picker(self._board, settings.tiers, rng)
-        self._allotter = Allotter(self._board, self._picker)
-        self._fallback = Fallback(settings)
+        self._picker = Picker(board, ledger, settings, rng)
         self._timers = Timers()
+        self._allotter = Allotter(board, self._picker, self._timers)
+        self._fallback = Fallback(settings)
         self._now = -math.inf
         self._done_said = False
         self._stopped = False
@@ -181,7 +181,12 @@ class Swarm(Books):
 
     def _on_arrived(self, event: ev.ChunkArrived, now: float) -> None:
         source = self._source_and_index(event)
-        source.delivered(source.out.get(event.index), now)
+        ask = source.out.get(event.index)
+        source.delivered(ask, now)
+        if source.life is Life.ALIVE:
+            self._board.wake(source)
+            if ask is not None and source.tier is ev.Tier.PEER:
+                self._board.pace(source.pace.chunk_time)
         if not self._obtain(event.index, source):
             self._ledger.came_twice(event.index)
             return
@@ -200,7 +205,7 @@ class Swarm(Books):
         source = self._source_and_index(event)
         if event.index in source.out:
             self._board.retire(source, event.index)
-            source.deferred[event.index] = now + self._settings.defer
+            source.defer(event.index, now + self._settings.defer)
 
     def _on_corrupt(self, event: ev.ChunkCorrupt, now: float) -> None:
         source = self._source_and_index(event)
@@ -289,6 +294,9 @@ class Swarm(Books):
 
     def _expire(self, now: float) -> None:
         for source, index, ask in self._timers.due(now):
+            if not ask.late and now < ask.deadline:
+                self._look_at_pace(source, index, ask, now)
+                continue
             deadline = source.deadline(ask)
             if deadline <= now and not self._picker.elsewhere(index, source):
                 deadline = source.extend(ask, now)
@@ -298,6 +306,17 @@ class Swarm(Books):
                 self._take_back(source, index)
                 self._fail(source, index, ask, "no answer in time", now)
 
+    def _look_at_pace(self, source: Source, index: int, ask: Ask, now: float) -> None:
+        """Others may be asked too, if the source took longer than it usually does."""
+        due = source.still_due(ask)
+        if due <= now:
+            ask.late = True
+            if len(self._board.asked[index]) < MAX_ASKED:
+                self._board.overdue[index] = None
+                self._board.wake_starved()
+            due = ask.deadline
+        self._timers.watch(min(due, ask.deadline), source, index, ask)
+
     # 3. and 4. What to ask next, or that nothing is missing.
 
     def _ask(self, now: float) -> None:
@@ -306,8 +325,5 @@ class Swarm(Books):
                 self._done_said = True
                 self._actions.append(ev.Done())
             return
-        for source, index in self._allotter.allot(self._fallback.gate(now), now):
-            ask = source.new_ask(now)
-            self._board.ask(source, index, ask)
-            self._timers.watch(ask.deadline, source, index, ask)
-            self._actions.append(ev.Request(source.name, index))
+        gate = self._fallback.gate(now) if self._board.living_http else Gate.SHUT
+        self._allotter.allot(gate, now, self._actions)

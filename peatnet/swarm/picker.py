@@ -1,14 +1,25 @@
 """Which chunk to ask of a source that has room for one more request.
 
-In this order: the rarest wanted chunk that it has and did not fail before, at random among equals (among the
-first few of them, while no peer is still filling up: random order only serves to spread chunks among those who
-download together, and a blob that fills from its beginning can be hashed as a whole meanwhile); a chunk it did fail, once nobody else is left to try; and in the *endgame*, when nothing obtainable is wanted any
-more, a chunk that is out to another source and would come sooner from this one.
+In this order:
+
+1. A chunk that is *overdue* elsewhere by that source's own measured pace: the hedge.
+2. The rarest wanted chunk that the source has, did not fail before and did not put off. Among equals at random: that
+   is what spreads chunks among those who download together. While no peer is still filling up there is nobody to spread
+   them among, and one of the first few is taken: a blob that fills from its beginning can be hashed as a whole
+   meanwhile. With `in_order`, the first one, however many have it.
+3. A chunk it failed, when nobody else is left to try; one it put off, when it has nothing else to do.
+4. In the *endgame*, when every missing chunk is asked of somebody, a chunk that would come sooner from here.
+
+A source that is far slower than this download's others (`slow_factor`) is asked only for what no other peer has, and for
+one chunk now and then, to see whether it is faster by now. What it holds alone is better got slowly than never.
 
 "Sooner" is judged by pace. The request at position p of a source's queue is expected p+1 chunk times after the
 source last delivered. When that passed by a chunk time for the first of them, the queue has stalled, and
 the best guess is that each of its requests takes as long again as it has been out already. So the endgame
 takes from the ends of long queues first, and does not double what is just about to arrive.
+
+A request cannot be called back from a peer that has it, so every chunk that is asked twice may come twice. `spare`
+bounds that: so many chunks may have come twice, or be asked twice, at any time.
 """
 
 from __future__ import annotations
@@ -25,11 +36,15 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
+    from peatnet.swarm.ledger import Ledger
+    from peatnet.swarm.settings import SwarmSettings
     from peatnet.swarm.sources import Source
 
 
 # Enough that two downloaders who do not know of each other yet seldom ask for the same chunk first.
 IN_ORDER_AMONG = 16
+# However small a blob is, so many chunks of it may be asked twice.
+MIN_SPARE = 2
 
 
 class Picker:
@@ -37,15 +52,21 @@ class Picker:
 
     Args:
         board: the board; only looked at.
-        tiers: the kinds of source that may be asked at all.
+        ledger: knows what came twice.
+        settings: of the download.
         rng: breaks ties.
     """
 
-    def __init__(self, board: Board, tiers: frozenset[Tier], rng: random.Random) -> None:
+    def __init__(
+        self, board: Board, ledger: Ledger, settings: SwarmSettings, rng: random.Random
+    ) -> None:
         self._board = board
-        self._peers_allowed = Tier.PEER in tiers
+        self._ledger = ledger
+        self._settings = settings
+        self._peers_allowed = Tier.PEER in settings.tiers
         self._rng = rng
-        self._ahead = 1 + board.n_chunks // PLAN_SHARE
+        self._ahead = 1 if settings.in_order else 1 + board.n_chunks // PLAN_SHARE
+        self._spare = max(MIN_SPARE, int(settings.spare * board.n_chunks))
         self.gate = Gate.SHUT
         self._look_again = math.inf
 
@@ -57,7 +78,12 @@ class Picker:
 
     def can_serve(self, source: Source, index: int) -> bool:
         """Whether the source may be asked for this chunk, and did not fail it before."""
-        return index not in source.avoid and self._reaches(source, index)
+        return (
+            index not in source.avoid
+            and index in source.has
+            and self.may_ask(source)
+            and not (self._gaps_only(source) and self._board.rarity.count(index))
+        )
 
     def elsewhere(self, index: int, source: Source) -> bool:
         """Whether some other source that is not asked for the chunk yet could serve it."""
@@ -66,19 +92,46 @@ class Picker:
             for other in self._board.living.values()
         )
 
-    def endgame(self) -> bool:
-        """Whether all that is wanted is out of reach, so that only what is out already can be asked again."""
-        wanted = self._board.wanted
-        if not wanted.count:
-            return True
-        reach = self._board.rarity.held() if self._peers_allowed else 0
-        for source in self._board.living.values():
-            if source.tier is Tier.HTTP and self.may_ask(source):
-                reach |= source.has.mask
-        return not wanted.mask & reach
-
     def pick(self, source: Source, now: float) -> int | None:
-        """The next chunk for a source that `may_ask` allows; None if there is none for it now."""
+        """The next chunk for a source; None if there is none for it now."""
+        board = self._board
+        if not self.may_ask(source):
+            return None
+        if board.overdue and (late := self._overdue(source)) is not None:
+            return late
+        if source.plan and (planned := self._planned(source)) is not None:
+            return planned
+        candidates = board.wanted.mask & source.has.mask
+        if source.tier is Tier.HTTP:
+            if self.gate is Gate.GAPS:
+                candidates &= ~board.rarity.held()
+        elif source.pace.chunk_time > board.slow_from:
+            candidates = self._for_slow(source, candidates, now)
+        if source.avoid:
+            candidates &= ~mask_of(source.avoid, board.n_chunks)
+        if source.deferrals:
+            candidates &= ~self._deferred(source, now)
+        if candidates:
+            return self._choose(source, candidates)
+        return self._otherwise(source, now)
+
+    def take_look_again(self) -> float:
+        """When picks that came to nothing may come to something, as far as picks since last time saw."""
+        soonest, self._look_again = self._look_again, math.inf
+        return soonest
+
+    def _choose(self, source: Source, candidates: int) -> int:
+        if self._settings.in_order:
+            return (candidates & -candidates).bit_length() - 1
+        rarest = self._board.rarity.rarest(candidates)
+        among = None if self._board.partial else IN_ORDER_AMONG
+        if self._ahead == 1:
+            return choose(rarest, 1, self._rng, among=among)[0]
+        found = choose(rarest, self._ahead, self._rng, among=among)
+        source.plan = found[:0:-1]
+        return found[0]
+
+    def _planned(self, source: Source) -> int | None:
         while source.plan:
             planned = source.plan.pop()
             if (
@@ -87,81 +140,76 @@ class Picker:
                 and self.can_serve(source, planned)
             ):
                 return planned
-        candidates = self._board.wanted.mask & source.has.mask
-        if self._gaps_only(source):
-            candidates ^= candidates & self._board.rarity.held()
-        if source.avoid:
-            candidates ^= candidates & mask_of(source.avoid, self._board.n_chunks)
-        if source.deferred:
-            candidates ^= candidates & mask_of(self._deferred(source, now), self._board.n_chunks)
-        if candidates:
-            among = None if self._others_fill_up() else IN_ORDER_AMONG
-            rarest = self._board.rarity.rarest(candidates)
-            found = choose(rarest, self._ahead, self._rng, among=among)
-            source.plan = found[:0:-1]
-            return found[0]
-        again = self._failed_before(source)
-        if again is None:
-            again = self._put_off(source)
-        if again is None and self.endgame():
-            return self._second(source, now)
-        return again
+        return None
 
-    def take_look_again(self) -> float:
-        """When a second request that was judged too early may make sense, as far as picks since last time saw."""
-        soonest, self._look_again = self._look_again, math.inf
-        return soonest
-
-    def _reaches(self, source: Source, index: int) -> bool:
-        return (
-            index in source.has
-            and self.may_ask(source)
-            and not (self._gaps_only(source) and self._board.rarity.count(index))
-        )
-
-    def _others_fill_up(self) -> bool:
-        """Whether some living peer lacks something, so that it may be downloading as we are."""
-        n_chunks = self._board.n_chunks
-        return any(
-            other.tier is Tier.PEER and other.has.count < n_chunks
-            for other in self._board.living.values()
-        )
+    def _for_slow(self, source: Source, candidates: int, now: float) -> int:
+        """Of a slow source's candidates, those that nobody else has; all of them, when a trial is due."""
+        if now >= source.trial_at:
+            source.trial_at = now + self._settings.trial
+            return candidates
+        alone = candidates & self._board.rarity.single()
+        if not alone and candidates:
+            self._look_again = min(self._look_again, source.trial_at)
+        return alone
 
     def _gaps_only(self, source: Source) -> bool:
         return source.tier is Tier.HTTP and self.gate is Gate.GAPS
 
+    def _deferred(self, source: Source, now: float) -> int:
+        """What the source put off for longer than until now."""
+        deferrals = source.deferrals
+        while deferrals and deferrals[0][0] <= now:
+            source.deferred.discard(deferrals.popleft()[1])
+        if deferrals:
+            self._look_again = min(self._look_again, deferrals[0][0])
+        return source.deferred.mask
+
+    # When a source has nothing fresh that is wanted.
+
+    def _otherwise(self, source: Source, now: float) -> int | None:
+        board = self._board
+        if not board.wanted.count:
+            return self._second(source, now)
+        if source.avoid and (failed := self._failed_before(source)) is not None:
+            return failed
+        if source.deferrals and not source.out:
+            return self._put_off(source)
+        return None
+
     def _failed_before(self, source: Source) -> int | None:
         """A wanted chunk that the source failed, when nobody is left who did not."""
         for index in source.avoid:
-            if (
-                index in self._board.wanted
-                and self._reaches(source, index)
-                and not self.elsewhere(index, source)
-            ):
+            if index in self._board.wanted and not self.elsewhere(index, source):
                 source.avoid.discard(index)
-                return index
+                if self.can_serve(source, index):
+                    return index
+                source.avoid.add(index)
+                break  # the set has changed; there is a next time
         return None
-
-    def _deferred(self, source: Source, now: float) -> dict[int, float]:
-        """What the source put off for longer than until now."""
-        for index in [index for index, until in source.deferred.items() if until <= now]:
-            del source.deferred[index]
-        for until in source.deferred.values():
-            self._look_again = min(self._look_again, until)
-            break  # the first put off is the first to come back
-        return source.deferred
 
     def _put_off(self, source: Source) -> int | None:
         """A wanted chunk that an idle source put off, when nobody else could serve it."""
-        if source.out:
+        candidates = self._board.wanted.mask & source.has.mask & source.deferred.mask
+        candidates &= self._board.rarity.single()
+        if source.avoid:
+            candidates &= ~mask_of(source.avoid, self._board.n_chunks)
+        if not candidates:
             return None
-        for index in source.deferred:
-            if (
-                index in self._board.wanted
-                and self.can_serve(source, index)
-                and not self.elsewhere(index, source)
-            ):
-                del source.deferred[index]
+        (index,) = choose(candidates, 1, self._rng)
+        return index
+
+    # What is asked already.
+
+    def _may_double(self) -> bool:
+        twice = self._ledger.duplicates // self._ledger.chunk_size
+        return twice + self._board.doubled < self._spare
+
+    def _overdue(self, source: Source) -> int | None:
+        """A chunk that is overdue elsewhere and that this source could deliver."""
+        if source.strikes or not self._may_double():
+            return None
+        for index in self._board.overdue:
+            if index not in source.out and self.can_serve(source, index):
                 return index
         return None
 
@@ -171,6 +219,8 @@ class Picker:
         One chunk of each queue is looked at: the last, which waits longest while all goes well, or the first,
         which waited longest, once the queue stalled.
         """
+        if not self._may_double():
+            return None
         best: int | None = None
         ready = longest = source.ready_in()
         for other in self._board.living.values():

@@ -24,6 +24,13 @@ class SwarmSettings:
         extensions: how often a request that nobody else could take over is given more time, twice as much
             each time, before it counts as failed.
         guess: what a chunk from an unmeasured source is supposed to take.
+        in_order: ask for the first missing chunk always, for whoever reads along; costs others and us much time.
+        hedge_slack: a request is overdue, and asked of a second source too, after this many times what the source's
+            pace makes us expect.
+        hedge_min: no request is overdue sooner.
+        spare: the share of the chunks that may be asked twice, or have come twice, at any time; two may always.
+        slow_factor: a peer is slow whose chunks take so many times longer than chunks usually take here.
+        trial: how often a slow peer gets a request, to see whether it still is.
         horizon: how much work a source may have queued; slower sources get fewer requests.
         first_window: the most requests to a source that has delivered nothing yet.
         max_strikes: failures in a row, at most 64, after which a source is dropped; requests that were out
@@ -40,10 +47,16 @@ class SwarmSettings:
     timeout_slack: float = 4.0
     extensions: int = 3
     guess: float = 1.0
-    horizon: float = 2.0
-    first_window: int = 4
+    in_order: bool = False
+    hedge_slack: float = 2.0
+    hedge_min: float = 1.0
+    spare: float = 0.015
+    slow_factor: float = 8.0
+    trial: float = 10.0
+    horizon: float = 0.5
+    first_window: int = 2
     max_strikes: int = 5
-    defer: float = 5.0
+    defer: float = 2.0
     rest: float = 0.5
 
     def __post_init__(self) -> None:
@@ -60,11 +73,14 @@ class SwarmSettings:
             "guess",
             "horizon",
             "first_window",
+            "hedge_slack",
+            "slow_factor",
+            "trial",
             "max_strikes",
         ):
             if getattr(self, name) <= 0:
                 raise LocalProtocolError(f"swarm settings: {name} must be above 0")
-        for name in ("fallback_after", "extensions", "defer", "rest"):
+        for name in ("fallback_after", "extensions", "defer", "rest", "hedge_min", "spare"):
             if getattr(self, name) < 0:
                 raise LocalProtocolError(f"swarm settings: {name} must not be negative")
         if self.max_strikes > MAX_STRIKES or self.extensions > MAX_STRIKES:

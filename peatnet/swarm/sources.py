@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -61,14 +62,18 @@ class Ask:
     Args:
         number: counts the requests to its source.
         asked: when it was made.
-        deadline: when it is overdue.
+        overdue: when another source may be asked for the chunk as well.
+        deadline: when it is given up.
         extended: how often that was put off because nobody else could take over.
+        late: it is overdue.
     """
 
     number: int
     asked: float
+    overdue: float
     deadline: float
     extended: int = 0
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +113,8 @@ class Source:
         "_settings",
         "_struck_at",
         "avoid",
+        "deferrals",
         "deferred",
-        "epoch",
         "has",
         "life",
         "name",
@@ -120,6 +125,7 @@ class Source:
         "rest_until",
         "strikes",
         "tier",
+        "trial_at",
     )
 
     def __init__(self, name: str, n_chunks: int, settings: SwarmSettings) -> None:
@@ -134,11 +140,12 @@ class Source:
         self.has = ChunkSet(n_chunks)
         self.out: dict[int, Ask] = {}  # in the order they were asked
         self.avoid: set[int] = set()
-        self.deferred: dict[int, float] = {}  # chunks it put off, and until when they are
+        self.deferred = ChunkSet(n_chunks)  # chunks it put off
+        self.deferrals: deque[tuple[float, int]] = deque()  # until when, in order
         self.plan: list[int] = []
         self.strikes = 0
         self.rest_until = -math.inf
-        self.epoch = -1  # the swarm's epoch in which nothing could be found for it to do
+        self.trial_at = -math.inf  # when one that is slow is asked for anything again
 
     def turn(self, turn: Turn) -> bool:
         """Go through `TRANSITIONS`.
@@ -164,15 +171,15 @@ class Source:
         self.pipeline = pipeline
         self.pace = Pace(self._settings)
         self.strikes = 0
-        self.rest_until = -math.inf
-        self.epoch = -1
+        self.rest_until = self.trial_at = -math.inf
 
     def end(self) -> None:
         """Forget what it had and what was out to it."""
         self.has = ChunkSet(self.has.n)
         self.out = {}
         self.avoid = set()
-        self.deferred = {}
+        self.deferred = ChunkSet(self.has.n)
+        self.deferrals = deque()
         self.plan = []
 
     @property
@@ -183,7 +190,9 @@ class Source:
     def new_ask(self, now: float) -> Ask:
         """A request made now, behind those that are out."""
         self._asks += 1
-        return Ask(self._asks, now, now + self.patience(len(self.out)))
+        ahead = len(self.out)
+        overdue = now + self.pace.overdue(ahead)
+        return Ask(self._asks, now, overdue, now + self.patience(ahead))
 
     def patience(self, ahead: int) -> float:
         """How long to wait for a request behind `ahead` others; twice as long for each failure before."""
@@ -196,6 +205,10 @@ class Source:
             return ask.deadline
         while_delivering = self.pace.last_delivery + self.patience(0)
         return min(max(ask.deadline, while_delivering), ask.asked + self._settings.timeout_max)
+
+    def still_due(self, ask: Ask) -> float:
+        """When a request is overdue: later, while the queue before it moves."""
+        return max(ask.overdue, self.pace.last_delivery + self.pace.overdue(0))
 
     def extend(self, ask: Ask, now: float) -> float:
         """Put off the deadline, each time twice as far, unless that was done often enough."""
@@ -210,7 +223,11 @@ class Source:
             self.pace.delivered(ask.asked, now)
         self.strikes = 0
         self.rest_until = -math.inf
-        self.epoch = -1
+
+    def defer(self, index: int, until: float) -> None:
+        """It put off a chunk; times do not go back."""
+        if self.deferred.add(index):
+            self.deferrals.append((until, index))
 
     def strike(self, ask: Ask, now: float) -> bool:
         """It failed a request.

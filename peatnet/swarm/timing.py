@@ -56,12 +56,26 @@ class Pace:
             return pipeline
         return min(pipeline, 1 + int(self._settings.horizon / self._chunk_time))
 
+    def expected(self, ahead: int) -> float | None:
+        """How long a request with `ahead` others before it should take; None before anything was measured."""
+        if self._chunk_time is None or self._response is None:
+            return None
+        return max(self._response, self._chunk_time * (ahead + 1))
+
+    def overdue(self, ahead: int) -> float:
+        """How long until a request that has `ahead` others before it is overdue, and may be asked elsewhere too."""
+        chosen = self._settings
+        expected = self.expected(ahead)
+        if expected is None:
+            return chosen.timeout_first
+        return max(chosen.hedge_slack * expected, chosen.hedge_min)
+
     def timeout(self, ahead: int) -> float:
         """How long to wait for a request that has `ahead` others before it."""
         chosen = self._settings
-        if self._chunk_time is None or self._response is None:
+        expected = self.expected(ahead)
+        if expected is None:
             wanted = chosen.timeout_first * (ahead + 1)
         else:
-            expected = max(self._response, self._chunk_time * (ahead + 1))
             wanted = chosen.timeout_slack * expected
         return min(max(wanted, chosen.timeout_min), chosen.timeout_max)

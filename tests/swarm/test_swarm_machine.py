@@ -29,7 +29,7 @@ from peatnet.swarm.picker import IN_ORDER_AMONG
 
 
 def test_a_download_from_one_peer() -> None:
-    swarm = make(3, size=25)
+    swarm = make(3, size=25, first_window=4)
     assert swarm.handle(Tick(), 0) == []
     asked = requests(join(swarm, "a"))
     assert sorted(asked) == [0, 1, 2]
@@ -121,7 +121,7 @@ def test_an_unmeasured_source_gets_a_small_window_a_fast_one_its_whole_pipeline(
 
 
 def test_a_slow_source_gets_less_to_do() -> None:
-    swarm = make(50)
+    swarm = make(50, horizon=2.0)
     now = 0.0
     asked = requests(join(swarm, "a", pipeline=16))
     for _ in range(8):
@@ -191,7 +191,7 @@ def test_a_dropped_source_may_come_back() -> None:
 
 
 def test_a_corrupt_chunk_bans_at_once_and_everything_is_asked_again_elsewhere() -> None:
-    swarm = make(3)
+    swarm = make(3, first_window=4)
     asked = requests(join(swarm, "a"))
     join(swarm, "b", pipeline=4)
     actions = swarm.handle(ChunkCorrupt("a", asked[0]), 0.5)
@@ -243,11 +243,10 @@ def test_timeouts_follow_the_measured_pace_within_bounds() -> None:
     for seconds, expected in ((0.1, 5), (0.1, 5), (10, 10.3), (30, None), (100, 60), (100, 60)):
         now += seconds
         [index] = requests(swarm.handle(ChunkArrived("a", index), now))
-        wakeup = swarm.next_wakeup()
-        assert wakeup is not None
+        deadline = swarm._board.sources["a"].out[index].deadline
         if expected is not None:
-            assert wakeup - now == pytest.approx(expected)
-        assert 5 <= wakeup - now <= 60.001
+            assert deadline - now == pytest.approx(expected)
+        assert 5 <= deadline - now <= 60.001
 
 
 def test_a_queue_that_keeps_moving_is_not_overdue() -> None:
@@ -260,7 +259,7 @@ def test_a_queue_that_keeps_moving_is_not_overdue() -> None:
 
 
 def test_the_endgame_doubles_what_would_wait_longest_and_cancels_the_loser() -> None:
-    swarm = make(4)
+    swarm = make(4, first_window=4)
     asked = requests(join(swarm, "a"))
     assert len(asked) == 4
     # Both are unmeasured, so a chunk is taken to need a second: the last of a's four would come in 4 s, from b
