@@ -15,6 +15,7 @@ from peatnet.cli import (
     get,
     hardware,
     init,
+    inspect,
     models,
     peers,
     pin,
@@ -51,6 +52,7 @@ app = typer.Typer(
 _MODELS, _NODE, _STORE, _MORE = "Models", "This node", "The store", "More"
 
 app.command("publish", rich_help_panel=_MODELS)(publish.publish)
+app.command("inspect", rich_help_panel=_MODELS)(inspect.inspect)
 app.command("models", rich_help_panel=_MODELS)(models.models)
 app.command("show", rich_help_panel=_MODELS)(show.show)
 app.command("get", rich_help_panel=_MODELS)(get.get)

@@ -142,16 +142,17 @@ def publish(
 ) -> None:
     """Offer a model file to all nodes, and print its manifest.
 
-    Type, format and quantization are guessed from the file's name where they are not given. The store takes
-    its own copy of the file.
+    What is not given is taken from the header of a GGUF, safetensors or ONNX file, or guessed from the file's
+    name: `peatnet inspect FILE` shows it beforehand. The store takes its own copy of the file.
     """
-    from peatnet.cli.draft import draft_manifest
+    from peatnet.cli.draft import draft_manifest, look_at
     from peatnet.cli.progress import hash_bar
 
     session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
     if move and mode not in (Mode.AUTO, Mode.MOVE):
         raise UsageError(f"--move and --mode {mode} contradict each other")
     path = file.expanduser().absolute()
+    inspection, warnings = look_at(path, model_format)
     drafted, remarks = draft_manifest(
         path.name,
         manifest,
@@ -167,8 +168,9 @@ def publish(
             "source": source,
             "features": feature,
         },
+        inspection,
     )
-    for remark in remarks:
+    for remark in (*warnings, *remarks):
         note(remark)
     params = {
         "path": str(path),
