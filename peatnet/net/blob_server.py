@@ -1,36 +1,40 @@
-"""The holder's side of ``/peatnet/blob/1``: answers requests for what the store has, complete or partial.
+"""The holder's side of ``/peatnet/blob/1`` on libp2p streams: answers for what the store has, complete or partial.
 
-Requests on one stream are answered in order. Memory is bounded: one chunk buffer a stream, and a bounded
-number of streams. What is being downloaded is served as soon as it is verified.
+Questions are answered as they come; chunks one after the other, in the order in which they were asked for, each
+through the node's upload gate. Memory is bounded: a few chunk buffers a stream, and a bounded number of streams.
+What is being downloaded is served as soon as it is verified, and told to those who watch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
-from peatnet.blobs import MAX_CHUNK_SIZE, Hash, Reader, Store
 from peatnet.concurrency import bare_errors
-from peatnet.errors import StorageError
+from peatnet.net.blob_answers import Answers, chunk_header, refused
 from peatnet.net.blob_messages import (
-    ChunkReply,
+    ABSENT,
+    BUSY,
     ChunkRequest,
-    HaveReply,
     HaveRequest,
-    Refusal,
     Request,
-    TableReply,
-    TableRequest,
     decode_request,
 )
+from peatnet.net.blob_news import Bell, Newsroom
+from peatnet.net.standing import Allowance
+from peatnet.net.upload_gate import UploadGate
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from collections.abc import Callable
 
+    from peatnet.blobs import Store
     from peatnet.net.frames import FrameStream
+    from peatnet.net.upload_gate import Pass
 
 # A downloader holds its stream open while it waits for more chunks and asks now and then what we have; one
 # that asks nothing for this long has forgotten it.
@@ -43,6 +47,18 @@ MAX_STREAMS = 64
 GIVES_WAY_AFTER = 5.0
 # Chunks of one stream in memory: one that is sent, and the next.
 READ_AHEAD = 2
+# Requests for chunks that wait; with more, the peer's next requests are left unread.
+MAX_WANTED = 32
+# Questions (have, table) of one stream that are answered, a second and at once; more have to wait. A table of the
+# most chunks that there can be takes 32.
+QUESTION_RATE = 10.0
+QUESTION_BURST = 100.0
+# A chunk that takes longer than this to send, but at most twice as long, keeps its place in the gate no longer: a
+# peer that reads nothing must not hold up the others.
+PLACE_PATIENCE = 3.0
+
+R = TypeVar("R", bound=Request)
+A = TypeVar("A")
 
 
 class BlobServer:
@@ -50,10 +66,13 @@ class BlobServer:
 
     Args:
         store: where the blobs are.
+        gate: which all chunks pass; None for one of its own, without limits.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, gate: UploadGate | None = None) -> None:
         self._store = store
+        self._gate = gate or UploadGate()
+        self._newsroom = Newsroom()
         self._sessions: dict[str, list[_Session]] = {}
         # Reads share the disk with downloads; more readers at once than this make it slower, not faster.
         self._disk = trio.CapacityLimiter(8)
@@ -68,9 +87,10 @@ class BlobServer:
         mine = self._sessions.setdefault(frames.peer_id, [])
         if len(mine) >= MAX_STREAMS_PER_PEER or not self._make_room():
             request = decode_request((await frames.receive(max_payload=0)).fields)
-            await frames.send(Refusal(request.number, "busy").header())
+            await frames.send(*refused(request, BUSY))
             return
-        session = _Session(self._store, frames, self._disk)
+        answers = partial(Answers, self._store, frames.peer_id, self._gate)
+        session = _Session(answers, self._gate, self._newsroom, frames, self._disk)
         mine.append(session)
         try:
             with session.scope:
@@ -93,107 +113,175 @@ class BlobServer:
         return True
 
 
-@dataclass(slots=True)
-class _Answer:
-    """A reply that is ready to be sent; ``buffer`` is the pooled one that its payload lies in, if it does."""
+class _Ready(NamedTuple):
+    """A chunk that was asked for, its buffer, and what of that is filled; None where it is not here any more."""
 
-    header: dict[str, Any]
-    payload: Buffer = b""
-    buffer: bytearray | None = None
+    request: ChunkRequest
+    buffer: bytearray
+    view: memoryview | None
 
 
 class _Session:
-    """One stream's state: the reader of the blob asked for last, and the buffers for its chunks.
+    """One stream.
 
-    Two tasks: one takes requests and reads what they ask for, the other sends. So the next chunk is read from disk
-    while one is on its way, and memory is READ_AHEAD buffers, whatever is asked for.
+    Tasks: one takes requests, answers questions and refuses what it must, at once; one reads the chunks that are
+    wanted from disk; one sends them, so that the next is read while one is on its way; one pushes news. Invariant:
+    ``_unsent`` chunks are wanted and have not been answered, all of the blob that was asked for last.
     """
 
-    def __init__(self, store: Store, frames: FrameStream, disk: trio.CapacityLimiter) -> None:
-        self._store = store
+    def __init__(
+        self,
+        make_answers: Callable[[Callable[[], None]], Answers],
+        gate: UploadGate,
+        newsroom: Newsroom,
+        frames: FrameStream,
+        disk: trio.CapacityLimiter,
+    ) -> None:
+        self._bell = Bell()
+        self._answers = make_answers(self._bell.ring)
+        self._gate = gate
+        self._newsroom = newsroom
         self._frames = frames
         self._disk = disk
-        self._blob: Hash | None = None
-        self._reader: Reader | None = None
-        self._give_back, self._buffers = trio.open_memory_channel[bytearray](READ_AHEAD)
-        for _ in range(READ_AHEAD):
-            self._give_back.send_nowait(bytearray())
-        self._unanswered = 0
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread = threading.get_ident()
+        # Held from asking for news until they are sent, so that they go out in their order.
+        self._telling = trio.Lock()
+        self._questions = Allowance(QUESTION_RATE, QUESTION_BURST)
+        self._unsent = 0
+        self._all_sent = trio.Event()
+        self._place: Pass | None = None  # of the chunk that is being sent
         self.scope = trio.CancelScope()
         self.idle_since = trio.current_time()  # infinite while a request is answered
 
     async def run(self) -> None:
-        ready, to_send = trio.open_memory_channel[_Answer](READ_AHEAD)
+        want, wanted = trio.open_memory_channel[ChunkRequest](MAX_WANTED)
+        ready, to_send = trio.open_memory_channel[_Ready](READ_AHEAD)
+        give_back, buffers = trio.open_memory_channel[bytearray](READ_AHEAD)
+        for _ in range(READ_AHEAD):
+            give_back.send_nowait(bytearray())
         try:
             with bare_errors():
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._send_answers, to_send)
+                    nursery.start_soon(self._read_chunks, wanted, buffers, ready)
+                    nursery.start_soon(self._send_chunks, to_send, give_back)
+                    nursery.start_soon(self._newsroom.tell, self._bell, self._push)
+                    nursery.start_soon(self._free_places)
                     while True:
                         frame = await self._frames.receive(max_payload=0, patience=IDLE_TIMEOUT)
-                        self._unanswered += 1
                         self.idle_since = math.inf
-                        await ready.send(await self._answer(decode_request(frame.fields)))
+                        await self._take(decode_request(frame.fields), want)
+                        self._note_idle()
         finally:
-            if self._reader is not None:
-                self._reader.close()
+            self._answers.close()
 
-    async def _send_answers(self, to_send: trio.MemoryReceiveChannel[_Answer]) -> None:
-        async for answer in to_send:
-            await self._frames.send(answer.header, answer.payload)
-            if answer.buffer is not None:
-                self._give_back.send_nowait(answer.buffer)
-            self._unanswered -= 1
-            if not self._unanswered:
-                self.idle_since = trio.current_time()
-
-    async def _answer(self, request: Request) -> _Answer:
-        reader = await self._reader_for(request)
-        if reader is None:
-            return _Answer(Refusal(request.number, "absent").header())
+    async def _take(self, request: Request, want: trio.MemorySendChannel[ChunkRequest]) -> None:
+        answers = self._answers
+        if request.blob != answers.blob:
+            while self._unsent:
+                await self._all_sent.wait()
+        cold = answers.cold_for(request)
+        if isinstance(request, ChunkRequest):
+            refusal = await self._run(answers.want, request, cold=cold)
+            if refusal is not None:
+                await self._frames.send(*refusal)
+                return
+            if not self._unsent:
+                self._all_sent = trio.Event()
+            self._unsent += 1
+            await want.send(request)
+            return
+        await trio.sleep(self._questions.wait(trio.current_time()))
+        self._questions.take(trio.current_time())
         if isinstance(request, HaveRequest):
-            return _have(request, reader)
-        if isinstance(request, TableRequest):
-            return _table(request, reader)
-        return await self._chunk(request, reader)
+            async with self._telling:
+                await self._frames.send(*await self._run(answers.have, request, cold=cold))
+        else:
+            await self._frames.send(*await self._run(answers.table, request, cold=cold))
 
-    async def _reader_for(self, request: Request) -> Reader | None:
-        # A "have" looks again: a partial blob may have become complete, or a removed one have come back.
-        if request.blob != self._blob or isinstance(request, HaveRequest):
-            if self._reader is not None:
-                self._reader.close()
-            self._reader = None
-            self._reader = await trio.to_thread.run_sync(
-                self._store.open_reader, request.blob, limiter=self._disk
+    async def _run(self, answer: Callable[[R], A], request: R, *, cold: bool) -> A:
+        """Answer here, or, where that needs the disk, in a worker thread."""
+        if cold:
+            return await trio.to_thread.run_sync(answer, request, limiter=self._disk)
+        return answer(request)
+
+    async def _push(self) -> bool:
+        """Send the next push, if there is one, and say whether there was."""
+        async with self._telling:
+            news = self._answers.news
+            push = await trio.to_thread.run_sync(news) if self._answers.cold else news()
+            if push is not None:
+                await self._frames.send(*push)
+        return push is not None
+
+    async def _read_chunks(
+        self,
+        wanted: trio.MemoryReceiveChannel[ChunkRequest],
+        buffers: trio.MemoryReceiveChannel[bytearray],
+        ready: trio.MemorySendChannel[_Ready],
+    ) -> None:
+        async for request in wanted:
+            length = self._answers.length_of(request.index)
+            buffer = await buffers.receive()
+            if len(buffer) < length:
+                buffer = bytearray(length)
+            view = memoryview(buffer)[:length]
+            here = await trio.to_thread.run_sync(
+                self._answers.read, request.index, view, limiter=self._disk
             )
-            self._blob = request.blob
-        return self._reader
+            await ready.send(_Ready(request, buffer, view if here else None))
 
-    async def _chunk(self, request: ChunkRequest, reader: Reader) -> _Answer:
-        absent = _Answer(Refusal(request.number, "absent").header())
-        if request.index >= reader.table.n_chunks or not reader.has(request.index):
-            return absent
-        length = reader.table.length_of(request.index)
-        buffer = await self._buffers.receive()
-        if len(buffer) < length:
-            buffer = bytearray(min(reader.table.chunk_size, MAX_CHUNK_SIZE))
-        view = memoryview(buffer)[:length]
+    async def _send_chunks(
+        self,
+        to_send: trio.MemoryReceiveChannel[_Ready],
+        give_back: trio.MemorySendChannel[bytearray],
+    ) -> None:
+        async for request, buffer, view in to_send:
+            if view is None:
+                await self._frames.send(*refused(request, ABSENT))
+            else:
+                await self._send_chunk(request, view)
+            give_back.send_nowait(buffer)
+            self._unsent -= 1
+            if not self._unsent:
+                self._all_sent.set()
+                self._note_idle()
+
+    async def _send_chunk(self, request: ChunkRequest, view: memoryview) -> None:
+        may_go = trio.Event()
+        place = self._gate.submit(
+            request.blob,
+            request.index,
+            self._frames.peer_id,
+            self._answers.priority,
+            len(view),
+            partial(self._let_go, may_go),
+        )
         try:
-            await trio.to_thread.run_sync(reader.read_into, request.index, view, limiter=self._disk)
-        except StorageError:
-            # The disk failed us or the file was cut: say that we do not have it; verify finds out why.
-            self._give_back.send_nowait(buffer)
-            return absent
-        return _Answer(ChunkReply(request.number, request.index).header(), view, buffer)
+            await may_go.wait()
+            self._place = place
+            await self._frames.send(chunk_header(request), view)
+            place.done(sent=True)
+        finally:
+            self._place = None
+            place.withdraw()  # nothing, when it is done
 
+    def _let_go(self, may_go: trio.Event) -> None:
+        """Any thread: a chunk's time has come."""
+        if threading.get_ident() == self._thread:
+            may_go.set()
+        else:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(may_go.set)
 
-def _have(request: HaveRequest, reader: Reader) -> _Answer:
-    table = reader.table
-    full = reader.complete
-    reply = HaveReply(request.number, table.size, table.chunk_size, table.table_hash, full)
-    return _Answer(reply.header(), b"" if full else reader.have())
+    async def _free_places(self) -> None:
+        seen: Pass | None = None
+        while True:
+            await trio.sleep(PLACE_PATIENCE)
+            if seen is not None and self._place is seen:
+                seen.done(sent=True)
+            seen = self._place
 
-
-def _table(request: TableRequest, reader: Reader) -> _Answer:
-    digests = memoryview(reader.table.digests)
-    piece = digests[request.first * 32 : (request.first + request.count) * 32]
-    return _Answer(TableReply(request.number).header(), piece)
+    def _note_idle(self) -> None:
+        if not self._unsent:
+            self.idle_since = trio.current_time()
