@@ -11,12 +11,15 @@ class Meter:
     Args:
         now: when measuring begins.
         seconds: the time constant.
+        least: what came in less time than this counts as if it had taken as long, so that the first few bytes, which
+            a kernel takes at once, are no rate.
     """
 
-    __slots__ = ("_at", "_bytes", "_seconds", "_span")
+    __slots__ = ("_at", "_bytes", "_least", "_seconds", "_span")
 
-    def __init__(self, now: float, seconds: float) -> None:
+    def __init__(self, now: float, seconds: float, least: float = 0.0) -> None:
         self._seconds = seconds
+        self._least = least
         self._at = now
         self._bytes = 0.0
         self._span = 0.0
@@ -33,7 +36,8 @@ class Meter:
     def rate(self, now: float) -> float:
         """Bytes a second."""
         self._age(now)
-        return self._bytes / self._span if self._span > 0 else 0.0
+        span = max(self._span, self._least)
+        return self._bytes / span if span > 0 else 0.0
 
     def _age(self, now: float) -> None:
         elapsed, self._at = max(0.0, now - self._at), max(now, self._at)

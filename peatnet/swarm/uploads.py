@@ -127,7 +127,7 @@ class Uploads:
         flow.out -= 1
         self._out -= 1
         waiting = bool(self._ready) and self._bucket.ready_at(now) <= now
-        self._window.done(job.size, waiting=waiting, now=now)
+        self._window.done(job.size, out=self._out, waiting=waiting, now=now)
         if flow and not flow.parked:
             self._unpark(flow)  # it was full
         self._retire(flow)

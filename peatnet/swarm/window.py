@@ -2,31 +2,37 @@
 
 Theory. Eight downloaders that are served at once over one slow link all wait eight times as long for their first
 chunk; served one after the other, the first of them can pass its chunk on while the next is served. So the
-window is small. But it must not be what limits the holder: where each downloader's own link is slow, many must be
-served at once. From here the two cases look alike, a chunk takes long; only trying tells them apart. So:
+window is small. But it must not be what limits the holder: where each downloader's own link is slow, or busy with
+what others send it, many must be served at once. From here the cases look alike, a chunk takes long. So:
 
-- what the measured rate carries in `CHEAP_SECONDS` is let out in any case, 2 to 16 chunks: it delays nobody
-- above that the window is tried at twice its size now and then, and keeps it where that pays; and is tried at half
-  its size, and keeps that where it costs nothing
+- what the best rate of the last seconds carries in `CHEAP_SECONDS` is let out in any case, 4 to 16 chunks: it delays
+  nobody much, and simulated swarms of eight lose a tenth with 4 and nothing more with 8
+- above that, twice the window is tried now and then where it was used up all the time, and kept only where that
+  breaks the record by half; and half of it is tried, and kept where it costs nothing
 
-A trial is a number of chunks done while others waited all the time; idle time is no evidence.
+A trial is a number of chunks, after those that were on their way before it began; idle time is no evidence.
 """
 
 from __future__ import annotations
 
-from peatnet.swarm.meters import Meter
+from peatnet.swarm.meters import Meter, Peak
 
-SMALLEST = 2
-CHEAP_SECONDS = 0.1
+SMALLEST = 4
+UNMEASURED = 8
+CHEAP_SECONDS = 0.2
 MOST_CHEAP = 16
 LARGEST = 64
-# Twice the window has to give this much more to be kept, half the window may give this much less.
-PAYS = 1.25
+# Twice the window has to give this many times the record to be kept, half of it may give this much less.
+PAYS = 1.5
 COSTS = 0.9
-# After a trial that failed, so many others of the same length pass before the next.
-PATIENCE = 6
+# After a trial that failed, time for so many others passes before the next, twice as much after each.
+LONGEST_PATIENCE = 64
 _FEWEST = 8  # chunks in a trial, at least
+_ENOUGH = 1.5  # a trial that takes so many times as long as it would without is over
 _RATE_SECONDS = 1.0
+_FADES = 0.9  # the record, with each stretch of time
+_LEAST_SECONDS = 0.25
+_PEAK_SECONDS = 10.0
 
 
 class Window:
@@ -38,14 +44,16 @@ class Window:
 
     __slots__ = (
         "_began",
+        "_best",
         "_bytes",
-        "_chunks",
+        "_cheap",
         "_done",
         "_double",
         "_factor",
         "_last",
+        "_limited",
+        "_patience",
         "_rate",
-        "_rate_now",
         "_settling",
         "_size",
         "_tried",
@@ -54,24 +62,26 @@ class Window:
     )
 
     def __init__(self, now: float) -> None:
-        self._rate = Meter(now, _RATE_SECONDS)
-        self._rate_now = 0.0
+        self._rate = Meter(now, _RATE_SECONDS, least=_LEAST_SECONDS)
+        self._best = Peak(_PEAK_SECONDS)
+        self._cheap = UNMEASURED
         self._last = now
         self._size = 0.0  # smoothed bytes of a chunk
         self._factor = 1  # how many times the cheap window is let out
         self._tried: int | None = None  # the factor on trial
-        self._typical = 0.0  # bytes a second at the factor that is not on trial
-        self._wait = 1
+        self._typical = 0.0  # the record, in bytes a second, of the window that is not on trial
+        self._wait = self._patience = 1
         self._double = True  # what to try next
         self._began = now
         self._bytes = self._done = 0
+        self._limited = True
         self._settling = SMALLEST
 
     @property
     def chunks(self) -> int:
         """How many chunks may be on their way at once."""
         factor = self._factor if self._tried is None else self._tried
-        return min(LARGEST, self._cheap() * factor)
+        return min(LARGEST, self._cheap * factor)
 
     def begin(self, now: float) -> None:
         """A chunk is sent while no other is on its way. Time in which nothing was is no evidence of anything."""
@@ -79,40 +89,41 @@ class Window:
             self._rate.skip(now)
             self._restart(now)
 
-    def done(self, size: int, *, waiting: bool, now: float) -> None:
-        """A chunk has been sent; ``waiting``: others wait for their turn."""
+    def done(self, size: int, *, out: int, waiting: bool, now: float) -> None:
+        """A chunk has been sent; ``out`` others are on their way, and others wait for their turn, or not."""
         self._rate.add(size, now)
-        self._rate_now = self._rate.rate(now)
+        self._best.add(self._rate.rate(now), now)
         self._last = now
         self._size = size if not self._size else 0.9 * self._size + 0.1 * size
-        if not waiting:
-            self._restart(now)
-            return
+        carried = int(self._best.value(now) * CHEAP_SECONDS / self._size)
+        self._cheap = max(SMALLEST, min(MOST_CHEAP, carried))
         if self._settling:
-            # Those that were on their way already, under another window.
+            # Those that were on their way already, under another window, are no evidence of this one.
             self._settling -= 1
             self._began = now
             return
         self._bytes += size
         self._done += 1
-        if self._done >= max(_FEWEST, 2 * self.chunks) and now > self._began:
-            self._judge(self._bytes / (now - self._began))
+        self._limited &= waiting
+        elapsed, wanted = now - self._began, max(_FEWEST, 2 * self.chunks)
+        # A trial that hurts is not seen through to its end.
+        hurts = self._tried is not None and elapsed * self._typical > _ENOUGH * wanted * self._size
+        if elapsed > 0 and (hurts or self._done >= wanted):
+            self._judge(self._bytes / elapsed)
             self._restart(now)
-
-    def _cheap(self) -> int:
-        if not self._size:
-            return SMALLEST
-        return max(SMALLEST, min(MOST_CHEAP, int(self._rate_now * CHEAP_SECONDS / self._size)))
+            self._settling = max(self._settling, out)
 
     def _restart(self, now: float) -> None:
         self._began = now
         self._bytes = self._done = 0
+        self._limited = True
         self._settling = self.chunks
 
     def _judge(self, rate: float) -> None:
-        """One stretch of time in which all of the window was used gave this rate."""
+        """So many bytes a second were sent with this window."""
         if self._tried is None:
-            self._typical = rate
+            # A record, which fades: what others are doing to our downloaders' links changes from moment to moment.
+            self._typical = max(rate, _FADES * self._typical)
             self._wait -= 1
             if self._wait <= 0:
                 self._begin_trial()
@@ -120,16 +131,20 @@ class Window:
         grew = self._tried > self._factor
         if rate >= (PAYS if grew else COSTS) * self._typical:
             self._factor, self._typical = self._tried, rate
-            self._wait = 1
+            self._wait = self._patience = 1
             self._double = grew
         else:
-            self._wait = PATIENCE
+            self._patience = min(LONGEST_PATIENCE, self._patience * 2)
+            self._wait = self._patience
             self._double = not grew
         self._tried = None
 
     def _begin_trial(self) -> None:
-        if self._factor == 1:
+        if not self._limited or self.chunks >= LARGEST:
+            self._double = False  # more could not help
+        elif self._factor == 1:
             self._double = True
-        elif self.chunks >= LARGEST:
-            self._double = False
-        self._tried = self._factor * 2 if self._double else self._factor // 2
+        if self._double:
+            self._tried = self._factor * 2
+        elif self._factor > 1:
+            self._tried = self._factor // 2

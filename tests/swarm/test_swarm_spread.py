@@ -84,9 +84,10 @@ def test_ends_that_nobody_began_change_nothing() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     spread = two()
-    for number in range(module.MAX_BLOBS):
-        spread.joined(Hash(number.to_bytes(32, "big")[::-1] or bytes(32)), "a")
-    assert len(spread._blobs) <= module.MAX_BLOBS
+    for number in range(1, module.MAX_BLOBS + 5):
+        spread.joined(Hash(number.to_bytes(32, "big")), "a")
+    assert len(spread._blobs) == module.MAX_BLOBS
+    assert not spread.defers(BLOB, 4, 0, "b")
     crowd = Spread()
     for number in range(module.MAX_DOWNLOADERS + 1):
         crowd.joined(BLOB, f"p{number}")

@@ -91,6 +91,12 @@ def test_a_meter_is_right_from_the_first_moment_and_forgets() -> None:
     assert meter.rate(10.0) < 1
 
 
+def test_what_comes_in_no_time_is_no_rate() -> None:
+    meter = Meter(0.0, 1.0, least=0.5)
+    meter.add(100, 0.001)
+    assert meter.rate(0.001) == pytest.approx(200, rel=0.01)
+
+
 def test_a_meter_leaves_out_the_time_that_does_not_count() -> None:
     meter = Meter(0.0, 1.0)
     meter.add(100, 1.0)
@@ -110,3 +116,10 @@ def test_a_peak_is_the_highest_value_of_its_time(steps: list[tuple[float, float]
         maybe = [value for at, value in seen if at > now - 9.01]
         assert max(sure) <= peak.value(now) <= max(maybe)
     assert peak.value(now + 100) == 0
+
+
+def test_a_peak_that_nobody_looks_at_remembers_no_more_than_its_time() -> None:
+    peak = Peak(8.0)
+    for second in range(1000):
+        peak.add(float(-second), float(second))
+    assert len(peak._slots) <= 10

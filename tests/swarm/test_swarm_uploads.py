@@ -109,7 +109,7 @@ def test_peers_of_one_priority_get_the_same() -> None:
 def test_who_asks_for_more_at_once_gets_no_more() -> None:
     link = Link(queue(), 12.5e6)
     link.want("greedy", 3, 500)
-    link.want("modest", 3, 2)
+    link.want("modest", 3, 6)
     link.run(until=60)
     assert link.share(peer="modest") == pytest.approx(0.5, abs=0.02)
 
