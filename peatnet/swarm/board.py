@@ -44,6 +44,7 @@ class Board:
         self.living_http = 0
         self.requests_made = 0
         self.requests_out = 0
+        self.requests_in_vain = 0
         self.doubled = 0
         self.slow_from = math.inf  # a peer is slow whose chunk time is above
         self._typical = math.nan  # chunk time over all that peers deliver
@@ -126,6 +127,7 @@ class Board:
         """A request is off; the chunk is wanted again unless somebody else was asked too."""
         del source.out[index]
         self.requests_out -= 1
+        self.requests_in_vain += 1
         askers = self.asked[index]
         askers.remove(source)
         if askers:

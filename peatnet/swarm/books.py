@@ -43,6 +43,11 @@ class Books:
         return self._board.requests_made
 
     @property
+    def requests_in_vain(self) -> int:
+        """How many of them ended without a chunk: failed, put off, overdue, or their source gone."""
+        return self._board.requests_in_vain
+
+    @property
     def requests_out(self) -> int:
         """How many requests are out now."""
         return self._board.requests_out

@@ -18,9 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peatnet.blobs import BlobInfo, ChunkTable, Hash, PartialBlob, Store
+    from peatnet.transfer.budget import DownloadBudget
     from peatnet.transfer.source import Source
 
+PRIORITIES = range(1, 6)
 _DEFAULTS = DownloadSettings()
+
+
+def checked_priority(priority: int) -> int:
+    """The priority itself.
+
+    Raises:
+        LocalProtocolError: it is not one of 1 to 5.
+    """
+    if priority not in PRIORITIES:
+        raise LocalProtocolError(f"download: priority {priority} is not one of 1 to 5")
+    return priority
 
 
 class Download:
@@ -36,6 +49,9 @@ class Download:
         on_ban: called with a source's name and a reason when it sent bytes that do not match the table.
         table_signed: False when nobody trusted vouches for the table. A chunk that does not match it may then be
             the right one, so nobody is reported to ``on_ban``; the sender is only left out of this download.
+        priority: 1 (most urgent) to 5, among this node's downloads and, as far as they believe it, among those who
+            ask the same holders.
+        budget: what the node's downloads share; None where nothing bounds this one.
         pin: the reason for which the complete blob is pinned, in place of the pin that a download has; None leaves
             that one.
         clock: seconds, never backwards, on the same scale as trio's clock, by which the engine sleeps.
@@ -53,6 +69,8 @@ class Download:
         on_ban: Callable[[str, str], None] | None = None,
         table_signed: bool = True,
         pin: str | None = None,
+        priority: int = 3,
+        budget: DownloadBudget | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.hash = hash
@@ -63,6 +81,8 @@ class Download:
         self._settings = settings
         self._on_ban = on_ban if table_signed else None
         self._pin = pin
+        self._priority = checked_priority(priority)
+        self._budget = budget
         self._clock = clock
         self._stage = Stage.NEW
         self._engine: Engine | None = None
@@ -90,6 +110,21 @@ class Download:
         self._waiting.pop(name, None)
         if self._engine is not None:
             self._engine.remove(name)
+
+    def set_priority(self, priority: int) -> None:
+        """Make it more or less urgent, at any time.
+
+        Raises:
+            LocalProtocolError: the priority is not one of 1 to 5; nothing has changed then.
+        """
+        self._priority = checked_priority(priority)
+        if self._engine is not None:
+            self._engine.set_priority(priority)
+
+    @property
+    def priority(self) -> int:
+        """1 (most urgent) to 5."""
+        return self._priority
 
     @property
     def progress(self) -> Progress:
@@ -168,6 +203,8 @@ class Download:
                 hasher,
                 rng=self._rng,
                 settings=self._settings,
+                priority=self._priority,
+                budget=self._budget,
                 on_ban=self._on_ban,
                 on_change=self._changed,
                 clock=self._clock,

@@ -16,6 +16,7 @@ from peatnet.errors import IntegrityError, NoSource, PeatnetError, RemoteProtoco
 from peatnet.log import get_logger
 from peatnet.swarm import (
     Ban,
+    Budget,
     Cancel,
     Done,
     Drop,
@@ -30,6 +31,7 @@ from peatnet.transfer.background import Flusher, Follower
 from peatnet.transfer.failures import give_up_error, most_telling
 from peatnet.transfer.link import Link
 from peatnet.transfer.progress import RateMeter
+from peatnet.transfer.roster import TURN, Roster
 
 if TYPE_CHECKING:
     import random
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import PartialBlob, WholeHasher
     from peatnet.swarm import Action, ChunkArrived, Event
+    from peatnet.transfer.budget import DownloadBudget, Share
     from peatnet.transfer.settings import DownloadSettings
     from peatnet.transfer.source import Source
 
@@ -44,18 +47,23 @@ _log = get_logger(__name__)
 
 # How often a download that gets nothing looks whether it still can get something.
 _LOOK = 1.0
+# A download that got nothing for so long does not compete for the budget.
+_STALLED = 5.0
 
 
 class Engine:
     """Fills one partial blob from sources that come and go.
 
-    Invariant: ``links`` holds exactly the sources that the swarm thinks are alive, each under its name.
+    Invariants: ``links`` holds exactly the sources that the swarm thinks are alive, each under its name; of peers no
+    more than ``max_sources``. Those beyond wait in the roster, and are unknown to the swarm until their turn comes.
 
     Args:
         partial: what is filled; stays the caller's.
         hasher: hashes the whole behind the download.
         rng: breaks the swarm's ties.
         settings: limits and times.
+        priority: 1 (most urgent) to 5; what holders and the budget go by.
+        budget: of the node; None for no bounds.
         on_ban: told of sources that sent wrong bytes; None for nobody.
         on_change: called whenever there is something new to show.
         clock: seconds; see Download.
@@ -68,6 +76,8 @@ class Engine:
         *,
         rng: random.Random,
         settings: DownloadSettings,
+        priority: int,
+        budget: DownloadBudget | None,
         on_ban: Callable[[str, str], None] | None,
         on_change: Callable[[], None],
         clock: Callable[[], float],
@@ -85,6 +95,12 @@ class Engine:
             settings=settings.swarm,
         )
         self._settings = settings
+        self._priority = priority
+        self._budget = budget
+        self._share: Share | None = None
+        self._told_made = self._told_in_vain = 0  # what the share knows of
+        self._progress_at = -math.inf
+        self._roster = Roster(settings.max_sources)
         self._on_ban = on_ban
         self._on_change = on_change
         self._clock = clock
@@ -112,40 +128,72 @@ class Engine:
             NoSource, IntegrityError: see Download.run.
             DiskFull, StorageError: writing or flushing failed.
         """
+        try:
+            if self._budget is not None:
+                self._share = self._budget.join(
+                    self._priority, self.partial.table.chunk_size, self._budget_changed
+                )
+            await self._fetch(sources)
+        finally:
+            if self._share is not None:
+                self._share.leave()
+        if self._error is not None:
+            raise self._error
+
+    async def _fetch(self, sources: list[Source]) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._tick)
             nursery.start_soon(self._flusher.run)
             nursery.start_soon(self.follower.run)
             nursery.start_soon(self._watch_for_the_end)
+            nursery.start_soon(self._take_turns)
             self.feed(Tick())
             for source in sources:
                 self.add(source)
             await self._over.wait()
             nursery.cancel_scope.cancel()
-        if self._error is not None:
-            raise self._error
 
     def add(self, source: Source) -> bool:
-        """Use one more source; False when one of its name is alive or banned, or all is over."""
+        """Use one more source, now or when it has its turn; False when it is known or banned, or all is over."""
         name = source.name
         if (
             self._nursery is None
             or self._over.is_set()
             or name in self.links
+            or name in self._roster
             or name in self._banned
         ):
             return False
+        if source.tier is Tier.PEER and self._roster.full:
+            self._roster.wait(source)
+        else:
+            self._begin(source, self._nursery)
+        return True
+
+    def _begin(self, source: Source, nursery: trio.Nursery) -> None:
+        name = source.name
         link = Link(self, source, self.partial)
+        link.priority = self._priority
         self.links[name] = link
         self._lost.pop(name, None)
+        if source.tier is Tier.PEER:
+            self._roster.entered(name, self._clock())
         self.feed(SourceJoined(name, source.tier, source.pipeline))
-        self._nursery.start_soon(self._run_source, link, name=f"source {name}")
+        nursery.start_soon(self._run_source, link, name=f"source {name}")
         self._on_change()
-        return True
+
+    def set_priority(self, priority: int) -> None:
+        """Become more or less urgent, 1 to 5."""
+        self._priority = priority
+        for link in self.links.values():
+            link.priority = priority
+        if self._share is not None:
+            self._share.set_priority(priority)
 
     def remove(self, name: str) -> None:
         """Use a source no longer; its ``run`` is cancelled. Unknown names are ignored."""
+        self._roster.forget(name)
         if (link := self.links.get(name)) is not None:
             self._lose(link, NoSource(f"{name}: taken away"))
 
@@ -164,6 +212,8 @@ class Engine:
         wakeup = self.swarm.next_wakeup()
         if wakeup is not None and wakeup < self._timer.deadline:
             self._timer.deadline = wakeup
+        if self._share is not None:
+            self._report(self._share)
 
     def chunk_arrived(self, event: ChunkArrived) -> None:
         """The same for a chunk that is on disk now."""
@@ -171,6 +221,7 @@ class Engine:
         self.feed(event)
         if count := self.swarm.verified_bytes - before:
             self._arrivals += 1
+            self._progress_at = self._clock()
             self._meter.add(count)
             self._flusher.note(count)
             self.follower.note(count)
@@ -184,6 +235,24 @@ class Engine:
         if not self._over.is_set():
             self._error = error
             self._over.set()
+
+    # The budget.
+
+    def _budget_changed(self, ceiling: int | None, credit: int | None) -> None:
+        self.feed(Budget(ceiling, credit))
+
+    def _report(self, share: Share) -> None:
+        """Say what was asked for since last time. The share may answer with another budget at once."""
+        made = self.swarm.requests_made - self._told_made
+        in_vain = self.swarm.requests_in_vain - self._told_in_vain
+        self._told_made += made
+        self._told_in_vain += in_vain
+        out, now = self.swarm.requests_out, self._clock()
+        if made and out == made:
+            self._progress_at = now  # nothing was out before, so nothing is late yet
+        share.requested(made)
+        share.requested(-in_vain)
+        share.out(out, now - self._progress_at < _STALLED)
 
     # Sources.
 
@@ -214,11 +283,42 @@ class Engine:
         self.feed(SourceLost(link.source.name))
 
     def _let_go(self, link: Link, error: PeatnetError) -> None:
-        link.close()
         self._lost[link.source.name] = error
-        del self.links[link.source.name]
+        self._end_link(link)
         self._someone_left.set()
+        self._fill_places()
+
+    def _end_link(self, link: Link) -> None:
+        link.close()
+        del self.links[link.source.name]
+        self._roster.left(link.source.name)
         self._on_change()
+
+    def _fill_places(self) -> None:
+        """Whoever waits takes the places that are free."""
+        while (
+            self._nursery is not None
+            and not self._over.is_set()
+            and (source := self._roster.next()) is not None
+        ):
+            self._begin(source, self._nursery)
+
+    async def _take_turns(self) -> None:
+        """Let those who wait for a place have that of who is of little use."""
+        while True:
+            await trio.sleep(TURN)
+            missing = self._missing()
+            for name in self._roster.of_little_use(
+                self.swarm.bytes_by_source,
+                lambda name: bool(self.links[name].holds & missing),  # noqa: B023  # used within the turn
+                self._clock(),
+            ):
+                link = self.links[name]
+                _log.info("source waits again", source=name)
+                self._end_link(link)
+                self._roster.wait(link.source)
+                self.feed(SourceLost(name))
+                self._fill_places()
 
     def _act(self, action: Action) -> None:
         match action:
@@ -272,9 +372,12 @@ class Engine:
 
     def _could_get_something(self) -> bool:
         """Whether a living source has a chunk that is missing."""
-        everything = (1 << self.partial.table.n_chunks) - 1
-        missing = everything ^ int.from_bytes(self.swarm.have(), "little")
+        missing = self._missing()
         return any(link.holds & missing for link in self.links.values())
+
+    def _missing(self) -> int:
+        everything = (1 << self.partial.table.n_chunks) - 1
+        return everything ^ int.from_bytes(self.swarm.have(), "little")
 
     def _no_source(self) -> PeatnetError:
         return give_up_error(
