@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from peatnet.datadir import unusable
 from peatnet.deploy.hardware import Overrides
 from peatnet.errors import ConfigError
+from peatnet.loader_settings import LoaderSettings  # noqa: TC001  # pydantic reads annotations at run time
 
 # A config.toml is written by hand; one larger than this is something else.
 MAX_CONFIG_BYTES = 256 * 1024
@@ -78,6 +79,7 @@ class Config(BaseModel):
     give_up_after_s: float = Field(default=30.0, gt=0)
     http_fallback_after_s: float = Field(default=5.0, ge=0)
     hardware: HardwareConfig = Field(default_factory=HardwareConfig)
+    loaders: dict[Word, LoaderSettings] = Field(default_factory=dict, max_length=256)
 
 
 def default_data_dir() -> Path:

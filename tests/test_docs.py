@@ -13,6 +13,7 @@ import typer
 
 from peatnet.cli.app import app
 from peatnet.config import Config, HardwareConfig
+from peatnet.loader_settings import LoaderSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,8 @@ def anchor(heading: str) -> str:
 def test_configuration_names_every_key() -> None:
     named = set(re.findall(r"^\| `([\w.]+)` \| \w", CONFIGURATION.read_text(), re.MULTILINE))
     nested = {f"hardware.{key}" for key in HardwareConfig.model_fields}
-    flat = set(Config.model_fields) - {"hardware", "data_dir"}
+    nested |= {f"loaders.NAME.{key}" for key in LoaderSettings.model_fields}
+    flat = set(Config.model_fields) - {"hardware", "loaders", "data_dir"}
     assert named >= flat | nested
     assert {key for key in named if not key.isupper()} == flat | nested
 
