@@ -73,20 +73,20 @@ def describe_gguf(header: GgufHeader, size: int, file_name: str) -> Inspection:
             "name": said.get("general.name"),
             "quantization": file_type,
             "parameters": sum(elements.values()),
-            "context length": _number(said.get(f"{architecture}.context_length")),
-            "embedding length": _number(said.get(f"{architecture}.embedding_length")),
+            "context_length": _number(said.get(f"{architecture}.context_length")),
+            "embedding_length": _number(said.get(f"{architecture}.embedding_length")),
             "blocks": _number(said.get(f"{architecture}.block_count")),
             "experts": _number(said.get(f"{architecture}.expert_count")),
             "vocabulary": header.vocabulary,
             "tensors": header.tensors,
-            "elements by type": elements,
+            "elements_by_type": elements,
             "license": said.get("general.license"),
             "source": said.get("general.organization") or said.get("general.author"),
         }
     )
     kept = {
-        name.replace(" ", "_"): facts[name]
-        for name in ("architecture", "quantization", "embedding length", "blocks", "experts", "vocabulary", "tensors")
+        name: facts[name]
+        for name in ("architecture", "quantization", "embedding_length", "blocks", "experts", "vocabulary", "tensors")
         if name in facts
     }  # fmt: skip
     findings.found_within(_MAX_METADATA_BYTES, "metadata", {"gguf": kept}, "the file's header")
@@ -145,7 +145,7 @@ def describe_safetensors(header: SafetensorsHeader, size: int, file_name: str) -
         {
             "parameters": weights,
             "tensors": header.tensors,
-            "elements by dtype": elements,
+            "elements_by_dtype": elements,
             "metadata": header.metadata,
         }
     )
@@ -182,16 +182,16 @@ def describe_onnx(header: OnnxHeader, size: int, file_name: str) -> Inspection:
     outputs = [_value(each) for each in header.outputs[:_MAX_SHOWN]]
     facts = _filled(
         {
-            "IR version": header.ir_version,
+            "ir_version": header.ir_version,
             "opset": header.opsets,
             "producer": header.producer,
             "inputs": inputs,
             "outputs": outputs,
             "parameters": weights,
             "initializers": header.initializers,
-            "elements by type": elements,
+            "elements_by_type": elements,
             "properties": {key: text for key, text in said.items() if len(text) <= 256},
-            "other files": header.other_files,
+            "other_files": header.other_files,
         }
     )
     kept = _filled(

@@ -56,7 +56,7 @@ class Inspection:
     Attributes:
         format: how the file is laid out.
         size_bytes: its size.
-        facts: what was read, as JSON, by names for people; in the order in which they read well.
+        facts: what was read, as JSON, by names with underscores; in the order in which they read well.
         findings: the manifest's fields that follow from it, each once.
         remarks: what a publisher should know besides, in sentences.
     """
