@@ -10,15 +10,15 @@ class Meter:
 
     Args:
         now: when measuring begins.
-        seconds: the time constant.
+        seconds: the time constant; may be changed.
         least: what came in less time than this counts as if it had taken as long, so that the first few bytes, which
             a kernel takes at once, are no rate.
     """
 
-    __slots__ = ("_at", "_bytes", "_least", "_seconds", "_span")
+    __slots__ = ("_at", "_bytes", "_least", "_span", "seconds")
 
     def __init__(self, now: float, seconds: float, least: float = 0.0) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._least = least
         self._at = now
         self._bytes = 0.0
@@ -42,10 +42,10 @@ class Meter:
     def _age(self, now: float) -> None:
         elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
         if elapsed:
-            keep = math.exp(-elapsed / self._seconds)
+            keep = math.exp(-elapsed / self.seconds)
             self._bytes *= keep
             # The weight of the time that just passed, so that bytes / span is right from the first moment on.
-            self._span = self._span * keep + (1 - keep) * self._seconds
+            self._span = self._span * keep + (1 - keep) * self.seconds
 
 
 class Peak:

@@ -7,10 +7,10 @@ that have use for them; what one leaves goes to the others.
 
 *Yielding.* Without a limit, or below it, nobody knows how fast bytes could come, and a download from one
 slow server must not hold up one of less urgency from a fast one. So a download that runs beside more urgent ones
-is cut to its share by weight at once, and then *tries* more: twice as much every second, as long as the urgent ones
-together stay at what they had without it; when they do not, back to the share for a while. Where they compete
-for the same link the lesser one stays near its share; where they do not, it is back at its full speed within
-seconds.
+is cut to its share by weight at once, and then *tries* more, step by step, as long as the urgent ones together
+stay at what they had without it; when they do not, back to the share for a while. Where they compete for the same
+link the lesser one stays near its share; where they do not, it is back at its full speed within seconds. If the
+urgent ones stay low after it went back, it was not to blame, and it tries again from there.
 
 Nobody starves: a share is never 0, what is granted adds up to a chunk in the end, and one request out is
 always within the ceiling.
@@ -26,17 +26,22 @@ from peatnet.swarm.flows import WEIGHTS
 from peatnet.swarm.meters import Meter, Peak
 from peatnet.swarm.tokens import BURST_SECONDS, TokenBucket, check_rate
 
-# How fast rates are measured, and how long the best of them is remembered.
-METER_SECONDS = 0.7
+# A rate is measured over so many chunks, and over a time within these bounds; a *beat* is as long, in seconds.
+METER_CHUNKS = 5
+SHORTEST_METER, LONGEST_METER = 0.7, 8.0
+SHORTEST_BEAT = 1.0
 PEAK_SECONDS = 10.0
-# After a cut to the share: how long until more is tried; then each trial; and the pause after one that hurt.
+# After a cut to the share: how long until more is tried; each trial lasts a beat; and the pause after one that hurt.
 CUT_SECONDS = 2.0
-TRIAL_SECONDS = 1.0
 HURT_SECONDS = 5.0
-# The urgent ones are hurt when they get less than this much of their best.
+GROWTH = 4.0
+# The urgent ones are hurt when they get less than this much of their best, and rising when more than this of before.
 HURT = 0.85
+RISING = 1.1
+# Of what they leave of the best total that was seen, so much may be tried at once.
+SPARE = 0.7
 # A share is a chunk in so many seconds at the least.
-SLOWEST_CHUNK = 4.0
+SLOWEST_CHUNK = 15.0
 # One that has nothing out still counts as competing for so long: it may be between two requests.
 LINGER_SECONDS = 1.0
 
@@ -62,22 +67,26 @@ class Member:
         allowance: what yielding lets it ask for; None while it need not yield.
         retry_at: when it may try more.
         urgent_best: the best that the more urgent ones got together, lately.
+        urgent_last: what they got when that was last looked at.
     """
 
     __slots__ = (
         "_busy_at",
         "_finished",
         "_made",
+        "_meter",
+        "_seen",
+        "_seen_at",
         "allowance",
         "chunk_size",
         "dealt",
-        "meter",
         "out",
         "priority",
         "progressing",
         "retry_at",
         "rivals",
         "urgent_best",
+        "urgent_last",
     )
 
     def __init__(self, priority: int, chunk_size: int, now: float) -> None:
@@ -85,15 +94,18 @@ class Member:
         self.chunk_size = chunk_size
         self.out = 0
         self.progressing = False
-        self.meter = Meter(now, METER_SECONDS)
+        self._meter = Meter(now, LONGEST_METER)
         self.dealt = 0.0
         self.allowance: TokenBucket | None = None
         self.retry_at = now
         self.urgent_best = Peak(PEAK_SECONDS)
+        self.urgent_last = 0.0
         self.rivals: frozenset[Member] = frozenset()
         self._busy_at = -math.inf
         self._made = 0
         self._finished = 0
+        self._seen = 0.0
+        self._seen_at = now
 
     @property
     def weight(self) -> int:
@@ -111,16 +123,29 @@ class Member:
         if self.allowance is not None:
             self.allowance.take(count * self.chunk_size, now)
 
-    def is_out(self, count: int, now: float) -> int:
-        """It has so many requests out now; returns the bytes that came since it was last said."""
+    def is_out(self, count: int, now: float) -> None:
+        """It has so many requests out now; the others have come, or come to nothing."""
         if self.out or count:
             self._busy_at = now
         self.out = count
         finished = max(self._finished, self._made - count)
         came = (finished - self._finished) * self.chunk_size
         self._finished = finished
-        self.meter.add(came, now)
-        return came
+        if came:
+            self._meter.add(came, now)
+            self._seen, self._seen_at = self._meter.rate(now), now
+            self._meter.seconds = max(SHORTEST_METER, self.beat(now))
+
+    def rate(self, now: float) -> float:
+        """Bytes a second. Chunks come one by one: between two of them, the rate is what it was with the last one."""
+        if (now - self._seen_at) * self._seen < 2 * self.chunk_size:
+            return self._seen
+        return self._meter.rate(now)
+
+    def beat(self, now: float) -> float:
+        """Seconds in which enough chunks come that their number says something."""
+        rate = self.rate(now)
+        return min(LONGEST_METER, METER_CHUNKS * self.chunk_size / rate) if rate else LONGEST_METER
 
 
 class Shares:
@@ -138,7 +163,6 @@ class Shares:
         check_rate(rate)
         self.rate = rate
         self._members: dict[Member, None] = {}  # in the order they joined
-        self._total = Meter(now, METER_SECONDS)
         self._total_best = Peak(PEAK_SECONDS)
         self._at = now
         self._left_over = 0.0
@@ -198,14 +222,14 @@ class Shares:
     def out(self, member: Member, count: int, now: float, *, progressing: bool) -> None:
         """A download has so many requests out, and gets something, or not."""
         member.progressing = progressing
-        self._total.add(member.is_out(count, now), now)
+        member.is_out(count, now)
 
     def step(self, now: float) -> None:
         """Deal out what the limit allowed since the last step, and judge who yields. Call it often while `busy`."""
         elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
         if not self._members:
             return
-        self._total_best.add(self._total.rate(now), now)
+        self._total_best.add(sum(member.rate(now) for member in self._members), now)
         if self.rate is not None:
             self._deal(min(elapsed, BURST_SECONDS) * self.rate)
         for member in self._members:
@@ -261,31 +285,44 @@ class Shares:
             member.allowance = None
             member.rivals = urgent
             return
-        rate = sum(each.meter.rate(now) for each in urgent)
-        share = self._share(member, urgent, now)
+        share = self._share(member, urgent)
         if member.allowance is None or not urgent <= member.rivals:
             # Somebody more urgent has come.
             member.rivals = urgent
             member.urgent_best = Peak(PEAK_SECONDS)
+            member.urgent_last = 0.0
             member.allowance = TokenBucket(share, now, self._burst(member, share))
             member.retry_at = now + CUT_SECONDS
             return
         member.rivals = urgent
+        rate = sum(each.rate(now) for each in urgent)
         member.urgent_best.add(rate, now)
-        allowed = member.allowance.rate or share
+        beat = max(SHORTEST_BEAT, min(each.beat(now) for each in urgent))
+        allowed = max(share, member.allowance.rate or 0.0)
         hurt = rate < HURT * member.urgent_best.value(now)
         if hurt and allowed > share:
-            self._allow(member, share, now)
-            member.retry_at = now + HURT_SECONDS
+            allowed = share
+            member.retry_at = now + max(HURT_SECONDS, beat)
         elif now >= member.retry_at:
-            if not hurt and member.meter.rate(now) > allowed / 4:
-                self._allow(member, max(allowed * 2, share), now)
-            member.retry_at = now + TRIAL_SECONDS
+            if hurt:
+                # We went back to the share and it did not help them: so be it.
+                member.urgent_best = Peak(PEAK_SECONDS)
+                member.urgent_best.add(rate, now)
+            rising, member.urgent_last = rate > RISING * member.urgent_last, rate
+            if not rising and member.rate(now) > allowed / (2 * GROWTH):
+                allowed = max(allowed * GROWTH, SPARE * (self._most(now) - rate))
+            member.retry_at = now + beat
+        if allowed != member.allowance.rate:
+            self._allow(member, allowed, now)
 
-    def _share(self, member: Member, urgent: frozenset[Member], now: float) -> float:
-        """A download's share of what came lately at the best, in bytes a second."""
+    def _most(self, now: float) -> float:
+        """What all together could get, as far as that is known: the limit, else the best of the last seconds."""
+        return self.rate or self._total_best.value(now)
+
+    def _share(self, member: Member, urgent: frozenset[Member]) -> float:
+        """A download's share by weight, in bytes a second."""
         weights = member.weight + sum(each.weight for each in urgent)
-        share = self._total_best.value(now) * member.weight / weights
+        share = self._most(self._at) * member.weight / weights
         return max(share, member.chunk_size / SLOWEST_CHUNK)
 
     def _allow(self, member: Member, rate: float, now: float) -> None:

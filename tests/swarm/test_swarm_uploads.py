@@ -257,14 +257,17 @@ def test_flows_of_peers_that_went_are_forgotten_in_time() -> None:
     assert not waiting._busy
 
 
-@given(st.randoms(use_true_random=False), st.booleans(), st.booleans())
+@given(st.randoms(use_true_random=False), *[st.sampled_from([None, 2e6])] * 2)
 @settings(max_examples=60, deadline=None)
 def test_nothing_is_lost_and_nothing_waits_for_ever(
-    rng: random.Random, limited: bool, by_peer: bool
+    rng: random.Random, rate: float | None, per_peer: float | None
 ) -> None:
-    waiting = queue(5e6 if limited else None, 2e6 if by_peer else None)
+    waiting = queue(rate, per_peer)
     submitted: dict[Job, None] = {}
-    now, out, finished, withdrawn = 0.0, [], set(), set()
+    now = 0.0
+    out: list[Job] = []
+    finished: set[Job] = set()
+    withdrawn: set[Job] = set()
     for _ in range(rng.randrange(200)):
         now += rng.choice([0, 0, 0.01, 0.3])
         choice = rng.random()
