@@ -115,6 +115,15 @@ class Connections:
             for connection in self._swarm.get_connections(ID.from_base58(peer_id))
         )
 
+    def address_of(self, peer_id: str) -> str | None:
+        """The IP address at the other end of a connection to this peer, if there is one."""
+        for connection in self._swarm.get_connections(ID.from_base58(peer_id)):
+            if not connection.muxed_conn.is_closed:
+                remote = connection.muxed_conn.get_remote_address()
+                if remote is not None:
+                    return str(remote[0])
+        return None
+
     async def dial(self, peer_id: str, addresses: Sequence[str]) -> None:
         """Connect to a peer at any of its addresses; the first one that answers as this peer wins.
 

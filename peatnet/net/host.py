@@ -133,6 +133,10 @@ class Host:
         if not self._connections.is_open(peer_id):
             await self._connections.dial(peer_id, addresses)
 
+    def address_of(self, peer_id: str) -> str | None:
+        """The IP address at the other end of a connection to this peer, if there is one."""
+        return self._connections.address_of(peer_id)
+
     async def disconnect(self, peer_id: str) -> None:
         """Cut all connections to a peer, at once."""
         await self._connections.cut(peer_id)

@@ -8,7 +8,7 @@ differs from ours, and every minute with somebody, whatever gossip may have lost
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,6 +23,7 @@ from peatnet.net.dialer import Dialer
 from peatnet.net.discovery import watch_mdns
 from peatnet.net.gossip import Gossip, open_gossip
 from peatnet.net.host import Host, PeerCallback, open_host
+from peatnet.net.lanes import Lanes, open_lanes
 from peatnet.net.peer_source import PeerSource
 from peatnet.net.presence import MAX_GAINED, Presence
 from peatnet.net.standing import Allowance, Offence
@@ -64,12 +65,15 @@ class Network:
         on_gained: called with (peer id, blob) when a connected peer says that it has gained some of a blob.
     """
 
-    def __init__(self, host: Host, keeper: RecordKeeper, rng: random.Random) -> None:
+    def __init__(
+        self, host: Host, keeper: RecordKeeper, rng: random.Random, lanes: Lanes | None
+    ) -> None:
         self.on_peer: list[PeerCallback] = []
         self.on_gained: list[OnBlob] = []
         self._host = host
         self._keeper = keeper
         self._rng = rng
+        self._lanes = lanes
         self.dialer = Dialer(host, rng)
         self._gossip: Gossip | None = None
         self._sync = CatalogueSync(keeper.catalogue, self._take_from_sync)
@@ -104,7 +108,8 @@ class Network:
         def fault(what: str) -> None:
             self._host.offend(peer_id, Offence.MALFORMED, what)
 
-        return PeerSource(peer_id, open_stream, fault)
+        lanes = self._lanes.to_peer(peer_id) if self._lanes is not None else None
+        return PeerSource(peer_id, open_stream, fault, lanes)
 
     def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
         """Count an offence of a peer; see :mod:`peatnet.net.standing`."""
@@ -260,6 +265,8 @@ async def open_network(
     peers: Sequence[str],
     mdns: bool,
     rng: random.Random,
+    bulk: bool = True,
+    bulk_port: int | None = None,
 ) -> AsyncIterator[Network]:
     """Take part in the network for as long as the context lasts.
 
@@ -271,14 +278,19 @@ async def open_network(
         peers: peers to stay connected to, ``/ip4/…/tcp/…/p2p/…``.
         mdns: find and be found on the local network.
         rng: spreads retries and intervals over time.
+        bulk: have bulk lanes; without them all chunks go over libp2p streams, both ways.
+        bulk_port: where they are listened for; see :func:`peatnet.net.lanes.lane_listeners`.
 
     Raises:
         ListenError: an address cannot be listened on.
         UsageError: an address is malformed.
     """
     wanted = [parse_dial_address(text) for text in peers]
-    async with open_host(seed, listen, mdns=mdns) as host:
-        network = Network(host, keeper, rng)
+    async with open_host(seed, listen, mdns=mdns) as host, AsyncExitStack() as stack:
+        lanes = None
+        if bulk:
+            lanes = await stack.enter_async_context(open_lanes(host, store, listen, bulk_port))
+        network = Network(host, keeper, rng, lanes)
         host.handle(BLOB_PROTOCOL, BlobServer(store).serve)
         for protocol, handler in network.handlers.items():
             host.handle(protocol, handler)

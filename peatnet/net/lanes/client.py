@@ -1,0 +1,187 @@
+"""The downloader's way to a lane: ask over libp2p, connect, compare the certificate, hand over the ticket."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+from multiaddr import Multiaddr
+
+from peatnet.concurrency import bare_errors
+from peatnet.errors import NoSource, PeerLost, RemoteProtocolError
+from peatnet.log import get_logger
+from peatnet.net.lanes.messages import (
+    LaneOffer,
+    LaneRequest,
+    NoLane,
+    TicketFrame,
+    decode_lane_answer,
+    decode_ok,
+)
+from peatnet.net.lanes.sockets import LaneSocket
+from peatnet.net.lanes.threads import in_lane_thread
+from peatnet.net.lanes.tls import client_context
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from peatnet.net.frames import FrameStream
+
+# Time for the answer over libp2p; for a connection with TLS done, at any of the addresses; for the OK.
+ASK_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 3.0
+OK_TIMEOUT = 5.0
+# The next address is tried when one has not answered for this long, or has failed.
+NEXT_ADDRESS_AFTER = 0.5
+MAX_TRIED = 6
+# Lanes that this node has open at a time, as a downloader; beyond them streams serve.
+MAX_LANES = 128
+
+log = get_logger(__name__)
+
+
+class LaneUnavailable(Exception):
+    """No lane can be had to this peer now, and why; a stream can serve."""
+
+
+class LaneClient:
+    """Opens lanes to one peer.
+
+    Args:
+        peer_id: the peer.
+        open_stream: opens a stream of LANE_PROTOCOL to it; raises PeerLost.
+        known_address: tells the IP address of the present libp2p connection to it, if there is one.
+        on_fault: called with what the peer did when it breaks the protocol.
+        threads: for the lanes of the whole node.
+    """
+
+    def __init__(
+        self,
+        peer_id: str,
+        open_stream: Callable[[], Awaitable[FrameStream]],
+        known_address: Callable[[], str | None],
+        on_fault: Callable[[str], None],
+        threads: trio.CapacityLimiter,
+    ) -> None:
+        self.peer_id = peer_id
+        self.on_fault = on_fault
+        self.threads = threads
+        self._open_stream = open_stream
+        self._known_address = known_address
+        self._context = client_context()
+
+    async def open(self) -> LaneSocket:
+        """Open one lane; whoever gets it closes it.
+
+        Raises:
+            LaneUnavailable: the peer gives none, or it cannot be reached there.
+            RemoteProtocolError: the peer broke the protocol.
+        """
+        if self.threads.borrowed_tokens >= self.threads.total_tokens:
+            raise LaneUnavailable("all lanes of this node are in use")
+        try:
+            offer = await self._ask()
+            lane = await self._connect(offer)
+            try:
+                ticket = offer.tickets[0]
+                await in_lane_thread(lambda: _show(lane, ticket), lane.shut, self.threads)
+            except BaseException:
+                lane.close()
+                raise
+        except NoSource as exc:
+            raise LaneUnavailable(exc.message) from exc
+        except RemoteProtocolError as exc:
+            self.on_fault(exc.message)
+            raise
+        return lane
+
+    async def _ask(self) -> LaneOffer:
+        frames = await self._open_stream()
+        try:
+            await frames.send(LaneRequest(1).header())
+            frame = await frames.receive(max_payload=0, patience=ASK_TIMEOUT)
+            answer = decode_lane_answer(frame.fields)
+        finally:
+            await frames.reset()
+        if isinstance(answer, NoLane):
+            raise PeerLost(f"no lane: {answer.reason}")
+        return answer
+
+    async def _connect(self, offer: LaneOffer) -> LaneSocket:
+        """A connection to whoever has the certificate; the first one wins.
+
+        Raises:
+            PeerLost: none within CONNECT_TIMEOUT seconds.
+        """
+        errors: list[str] = []
+        won: list[LaneSocket] = []
+        with trio.move_on_after(CONNECT_TIMEOUT), bare_errors():
+            async with trio.open_nursery() as nursery:
+                for host, port in self._targets(offer):
+                    failed = trio.Event()
+
+                    async def connect(
+                        host: str = host, port: int = port, failed: trio.Event = failed
+                    ) -> None:
+                        try:
+                            lane = await self._connect_to(host, port, offer.fingerprint)
+                        except (PeerLost, OSError) as exc:
+                            errors.append(f"{host} port {port}: {exc}")
+                            failed.set()
+                        else:
+                            won.append(lane)
+                            nursery.cancel_scope.cancel()
+
+                    nursery.start_soon(connect)
+                    with trio.move_on_after(NEXT_ADDRESS_AFTER):
+                        await failed.wait()
+        for spare in won[1:]:
+            spare.close()
+        if not won:
+            why = "; ".join(errors) or f"no answer in {CONNECT_TIMEOUT:.0f} s"
+            raise PeerLost(f"cannot be reached: {why:.300}")
+        return won[0]
+
+    def _targets(self, offer: LaneOffer) -> list[tuple[str, int]]:
+        known = self._known_address()
+        targets = [(known, offer.port)] if known is not None else []
+        targets += [_host_and_port(text) for text in offer.addresses]
+        return list(dict.fromkeys(targets))[:MAX_TRIED]
+
+    async def _connect_to(self, host: str, port: int, fingerprint: bytes) -> LaneSocket:
+        stream = await trio.open_tcp_stream(host, port)
+        lane = LaneSocket(socket.socket(fileno=stream.socket.detach()), self._context, server=False)
+        try:
+            await in_lane_thread(lambda: _shake_hands(lane, fingerprint), lane.shut, self.threads)
+        except BaseException:
+            lane.close()
+            raise
+        return lane
+
+
+def _shake_hands(lane: LaneSocket, fingerprint: bytes) -> None:
+    """In a worker thread: TLS, and a look at who is there, before anything is said.
+
+    Raises:
+        PeerLost: no TLS, or another certificate than the peer named.
+    """
+    lane.shake_hands(CONNECT_TIMEOUT)
+    found = hashlib.sha256(lane.peer_certificate()).digest()
+    if not hmac.compare_digest(found, fingerprint):
+        raise PeerLost("another certificate than the peer named: somebody else answers there")
+
+
+def _show(lane: LaneSocket, ticket: bytes) -> None:
+    """In a worker thread: hand the ticket over, and wait until it is taken."""
+    lane.send(TicketFrame(ticket).header())
+    fields, _ = lane.receive(max_payload=0, limit=OK_TIMEOUT)
+    decode_ok(fields)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    address = Multiaddr(text)
+    (host, _) = [address.value_for_protocol(protocol.code) for protocol in address.protocols()]
+    return str(host), int(str(address.value_for_protocol("tcp")))

@@ -1,0 +1,134 @@
+"""One download's lanes to one peer, as trio sees them: requests out to the threads, their reports back in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from peatnet.concurrency import bare_errors
+from peatnet.errors import PeerLost
+from peatnet.log import get_logger
+from peatnet.net.blob_messages import LATER
+from peatnet.net.lanes.fetcher import Board, Fetcher
+from peatnet.net.lanes.threads import in_lane_thread
+
+if TYPE_CHECKING:
+    from peatnet.net.lanes.client import LaneClient
+    from peatnet.net.lanes.sockets import LaneSocket
+    from peatnet.transfer import SourceLink
+
+log = get_logger(__name__)
+
+
+class LaneSession:
+    """Runs lanes for one link.
+
+    Args:
+        link: the download's.
+        client: opens more lanes to the same peer.
+        pipeline: requests that may be out at once.
+    """
+
+    def __init__(self, link: SourceLink, client: LaneClient, *, pipeline: int) -> None:
+        self.delivered = 0
+        self._link = link
+        self._client = client
+        self._pipeline = pipeline
+        self._token = trio.lowlevel.current_trio_token()
+        self._news = trio.Event()
+        self._board = Board(self._notify, pipeline)
+        self._asked: set[int] = set()  # taken from the link, and nothing reported of them yet
+        self._fetchers: list[Fetcher] = []
+
+    def _notify(self) -> None:
+        self._token.run_sync_soon(self._has_news, idempotent=True)
+
+    def _has_news(self) -> None:
+        self._news.set()
+
+    async def run(self, first: LaneSocket) -> None:
+        """Deliver chunks until the last lane is gone.
+
+        Cancellation: the lanes are shut, their threads waited for.
+
+        Args:
+            first: an open lane; becomes this object's.
+
+        Raises:
+            NoSource: the peer is busy, or has the blob cut into other chunks.
+            RemoteProtocolError: it broke the protocol.
+            DiskFull, StorageError: as raised by ``link.write``.
+        """
+        with bare_errors():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pass_requests_on)
+                nursery.start_soon(self._take_reports)
+                await self._run_lane(first)
+                nursery.cancel_scope.cancel()
+        self._handle_reports()
+
+    async def _run_lane(self, lane: LaneSocket) -> None:
+        leads = not any(fetcher.leads for fetcher in self._fetchers)
+        fetcher = Fetcher(lane, self._link, self._board, leads=leads)
+        self._fetchers.append(fetcher)
+        try:
+            await in_lane_thread(fetcher.run, lane.shut, self._client.threads)
+        except PeerLost as exc:
+            log.info("lane lost", peer=self._client.peer_id, reason=exc.message)
+        finally:
+            self._fetchers.remove(fetcher)
+            lane.close()
+            self._board.wanted.extendleft(fetcher.out)
+
+    async def _pass_requests_on(self) -> None:
+        while True:
+            index: int | None = await self._link.next_request()
+            while index is not None:
+                self._pass_on(index)
+                index = self._link.poll_request()
+            self._nudge()
+
+    def _pass_on(self, index: int) -> None:
+        # Where it was cancelled and is wanted again, the first request still stands.
+        if index not in self._asked:
+            self._asked.add(index)
+            self._board.wanted.append(index)
+
+    def _nudge(self) -> None:
+        for fetcher in self._fetchers:
+            if fetcher.parked and fetcher.has_room():
+                fetcher.lane.wake()
+
+    async def _take_reports(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
+            self._handle_reports()
+
+    def _handle_reports(self) -> None:
+        reports = self._board.reports
+        while reports:
+            kind, what = reports.popleft()
+            if kind == "has":
+                self._link.has(what)  # type: ignore[arg-type]
+            elif kind == "gained":
+                self._link.gained(what)  # type: ignore[arg-type]
+            else:
+                self._chunk_reported(kind, what)  # type: ignore[arg-type]
+
+    def _chunk_reported(self, kind: str, index: int) -> None:
+        self._asked.discard(index)
+        if kind == "arrived":
+            self.delivered += 1
+            self._link.arrived(index)
+        elif kind == "corrupt":
+            self._link.corrupt(index)
+        elif kind == "dropped":
+            if not self._link.cancelled(index):
+                self._pass_on(index)
+                self._nudge()
+        elif kind == LATER:
+            self._link.deferred(index)
+        else:
+            self._link.failed(index, kind)
