@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from types import FrameType
 
-RATE = 100_000_000
+RATE = int(os.environ.get("FANOUT_RATE", "100000000"))
+"""Bits a second. Another rate is for a machine that is too busy for this one; results name it."""
 LOOK_EVERY = 0.1
 READY_TIMEOUT = 120.0
 # Many times what the worst fault takes; what is not over by then never will be.
@@ -150,6 +151,7 @@ def _deliver(fleet: Fleet, lab: Lab, fault: Fault, job: Job) -> Sample:
         "source_rss_mib": used[SOURCE].rss_mib,
         "sink_rss_mib": max(use.rss_mib for use in used[1:]),
         "machine_busy": busy,
+        "link_mbit_s": lab.bits_per_s / 1e6,
     }
     twice = [each.duplicates for each in deliveries if each.duplicates is not None]
     if len(twice) == len(deliveries):

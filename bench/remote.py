@@ -252,9 +252,11 @@ def _round(
             assert command.stdin is not None
             command.stdin.write("go\n")
             command.stdin.flush()
-        got = list(
-            pool.map(lambda each: _got(*each, began, patience), zip(sinks, commands, strict=True))
-        )
+        waiting = [
+            pool.submit(_got, sink, command, began, patience)
+            for sink, command in zip(sinks, commands, strict=True)
+        ]
+        got = [future.result() for future in waiting]
     finally:
         for command in commands:
             command.kill()  # ours, here; what it ran there ends with its node

@@ -48,8 +48,11 @@ def test_one_model_goes_to_all_hosts_and_nothing_stays_there(tmp_path: Path, pea
     there, out = tmp_path / "there", tmp_path / "out"
     there.mkdir()
     listed = hosts(tmp_path, "local:one  # the source", "", "local:two", "local:three")
-    arguments = ["--size", "2MiB", "--rounds", "1", "--peatnet", peatnet, "--out", out, "--json"]
-    ran = run("--hosts", listed, *arguments, TMPDIR=str(there))
+    small = ("--size", "2MiB", "--rounds", "1")
+    ran = run(
+        *("--hosts", listed, "--peatnet", peatnet, "--out", out, "--json", *small),
+        TMPDIR=str(there),
+    )
     assert ran.returncode == 0, ran.stderr
     report: dict[str, Any] = json.loads(ran.stdout)
     assert report == json.loads((out / "report.json").read_text())
