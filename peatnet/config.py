@@ -18,6 +18,7 @@ from peatnet.datadir import unusable
 from peatnet.deploy.hardware import Overrides
 from peatnet.errors import ConfigError
 from peatnet.loader_settings import LoaderSettings  # noqa: TC001  # pydantic reads annotations at run time
+from peatnet.rates import Rate  # noqa: TC001  # likewise
 
 # A config.toml is written by hand; one larger than this is something else.
 MAX_CONFIG_BYTES = 256 * 1024
@@ -59,7 +60,7 @@ class HardwareConfig(BaseModel):
 
 
 class Config(BaseModel):
-    """One node's settings. Sizes are in bytes, times in seconds.
+    """One node's settings. Sizes are in bytes, times in seconds, rates in bytes a second (None: no limit).
 
     Build it with :func:`load_config`, which reads config.toml; the constructor takes the keys as they are.
     """
@@ -78,6 +79,9 @@ class Config(BaseModel):
     free_floor_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
     give_up_after_s: float = Field(default=30.0, gt=0)
     http_fallback_after_s: float = Field(default=5.0, ge=0)
+    upload_limit: Rate = None
+    download_limit: Rate = None
+    peer_upload_limit: Rate = None
     hardware: HardwareConfig = Field(default_factory=HardwareConfig)
     loaders: dict[Word, LoaderSettings] = Field(default_factory=dict, max_length=256)
 

@@ -56,6 +56,8 @@ async def open_node(
                     peers=config.peers,
                     mdns=config.mdns,
                     rng=rng,
+                    upload_limit=config.upload_limit,
+                    peer_upload_limit=config.peer_upload_limit,
                 ) as net,
                 _running(Node(library, net, rng, lasting=lasting)) as node,
             ):

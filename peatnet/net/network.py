@@ -27,6 +27,7 @@ from peatnet.net.lanes import Lanes, open_lanes
 from peatnet.net.peer_source import PeerSource
 from peatnet.net.presence import MAX_GAINED, Presence
 from peatnet.net.standing import Allowance, Offence
+from peatnet.net.upload_gate import UploadGate
 from peatnet.records import Outcome
 
 if TYPE_CHECKING:
@@ -63,11 +64,18 @@ class Network:
     Attributes:
         on_peer: called when a peer connects or leaves.
         on_gained: called with (peer id, blob) when a connected peer says that it has gained some of a blob.
+        gate: which all chunks pass on their way out.
     """
 
     def __init__(
-        self, host: Host, keeper: RecordKeeper, rng: random.Random, lanes: Lanes | None
+        self,
+        host: Host,
+        keeper: RecordKeeper,
+        rng: random.Random,
+        gate: UploadGate,
+        lanes: Lanes | None,
     ) -> None:
+        self.gate = gate
         self.on_peer: list[PeerCallback] = []
         self.on_gained: list[OnBlob] = []
         self._host = host
@@ -267,6 +275,8 @@ async def open_network(
     rng: random.Random,
     bulk: bool = True,
     bulk_port: int | None = None,
+    upload_limit: float | None = None,
+    peer_upload_limit: float | None = None,
 ) -> AsyncIterator[Network]:
     """Take part in the network for as long as the context lasts.
 
@@ -280,18 +290,21 @@ async def open_network(
         rng: spreads retries and intervals over time.
         bulk: have bulk lanes; without them all chunks go over libp2p streams, both ways.
         bulk_port: where they are listened for; see :func:`peatnet.net.lanes.lane_listeners`.
+        upload_limit: bytes a second of chunks to all peers together; None for no limit.
+        peer_upload_limit: the same to each one of them.
 
     Raises:
         ListenError: an address cannot be listened on.
         UsageError: an address is malformed.
     """
     wanted = [parse_dial_address(text) for text in peers]
+    gate = UploadGate(rate=upload_limit, per_peer=peer_upload_limit)
     async with open_host(seed, listen, mdns=mdns) as host, AsyncExitStack() as stack:
         lanes = None
         if bulk:
             lanes = await stack.enter_async_context(open_lanes(host, store, listen, bulk_port))
-        network = Network(host, keeper, rng, lanes)
-        host.handle(BLOB_PROTOCOL, BlobServer(store).serve)
+        network = Network(host, keeper, rng, gate, lanes)
+        host.handle(BLOB_PROTOCOL, BlobServer(store, gate).serve)
         for protocol, handler in network.handlers.items():
             host.handle(protocol, handler)
         judge_record, take_presence = network.judges
@@ -299,6 +312,7 @@ async def open_network(
             open_gossip(host, judge_record, take_presence) as gossip,
             trio.open_nursery() as nursery,
         ):
+            nursery.start_soon(gate.run)
             await nursery.start(network.run, gossip)
             if mdns:
                 await nursery.start(watch_mdns, network.dialer.learn)
