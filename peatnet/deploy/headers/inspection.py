@@ -67,10 +67,6 @@ class Inspection:
     findings: tuple[Finding, ...] = ()
     remarks: tuple[str, ...] = ()
 
-    def finding(self, name: str) -> Finding | None:
-        """What was found for this field of a manifest."""
-        return next((each for each in self.findings if each.field == name), None)
-
 
 class Findings:
     """Collects findings: the first of a field stands."""

@@ -4,8 +4,8 @@ r"""The header of a safetensors file.
 
     {"__metadata__": {"text": "text", …}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, …}
 
-The JSON is read by a scanner for just this shape, piece by piece: a general parser would make a hundred times
-its size of a hostile text.
+The JSON is read by a scanner for just this shape, piece by piece: of a hostile text, a general parser would make
+many times its size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """What the format's own reader allows."""
-MAX_TENSORS: Final = 262_144
+MAX_TENSORS: Final = 131_072
 MAX_METADATA: Final = 4096
 MAX_KEPT_METADATA: Final = 64
 MAX_NAME_BYTES: Final = 1024
