@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import sys
@@ -44,7 +45,7 @@ READY_TIMEOUT = 120.0
 PATIENCE = 60.0
 
 TRACE = "FANOUT_TRACE"
-"""An environment variable: a directory for what each sink had from whom, over time, of each run."""
+"""An environment variable: a directory for what each sink had from whom, over time, of each run, and for all logs."""
 
 OpenFleet = Callable[[Lab, Path], Fleet]
 Program = Callable[[Job], AbstractContextManager[OpenFleet]]
@@ -114,6 +115,9 @@ class Case:
                 return _deliver(fleet, lab, fault, job)
             finally:
                 fleet.close()
+                if folder := os.environ.get(TRACE):
+                    for log in Path(name).glob("*.log"):
+                        shutil.copy(log, folder)
 
 
 def _deliver(fleet: Fleet, lab: Lab, fault: Fault, job: Job) -> Sample:

@@ -68,9 +68,10 @@ class PeatnetFleet:
         while True:
             try:
                 result = self._call(sink, "get", {"reference": MODEL, "source": "peers"}, note)
-            except NodeUnreachable:
+            except NodeUnreachable as exc:
                 if not self._back[sink].wait(RESTART_TIMEOUT):
-                    raise
+                    log = self._members[sink].log()
+                    raise RuntimeError(f"host {sink}: {exc.message}\n{log}") from exc
                 self._back[sink].clear()
             else:
                 break
