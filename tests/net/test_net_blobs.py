@@ -3,118 +3,46 @@
 from __future__ import annotations
 
 import math
-import random
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from net_tools import PATIENCE, place, two_hosts, until
+from blob_kit import (
+    CHUNK,
+    DATA,
+    N_CHUNKS,
+    Pair,
+    a_pair,
+    answers,
+    chunk_of,
+    honest,
+    on,
+)
+from net_tools import PATIENCE, place, until
 
-from peatnet.blobs import ChunkTable, Hash
-from peatnet.errors import IntegrityError, NoSource, PeatnetError, PeerLost, RemoteProtocolError
+from peatnet.blobs import Hash
+from peatnet.errors import NoSource, PeatnetError, PeerLost, RemoteProtocolError
 from peatnet.net import blob_server, peer_source, stream_fetch
 from peatnet.net.blob_messages import (
     ChunkReply,
     ChunkRequest,
-    HaveReply,
     HaveRequest,
+    More,
     Refusal,
     Reply,
     Request,
     TableReply,
     TableRequest,
     decode_reply,
-    decode_request,
+    pack_indices,
 )
 from peatnet.net.blob_server import BlobServer
 from peatnet.net.network import BLOB_PROTOCOL
-from peatnet.net.peer_source import PeerSource
-from peatnet.swarm import SwarmSettings
-from peatnet.transfer import Download, DownloadSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from net_tools import Place
-
-    from peatnet.blobs import BlobInfo
     from peatnet.net.frames import FrameStream
-    from peatnet.net.host import Host
-
-CHUNK = 64 * 1024
-N_CHUNKS = 12
-DATA = random.Random(7).randbytes((N_CHUNKS - 1) * CHUNK + 777)
-SETTINGS = DownloadSettings(swarm=SwarmSettings(), give_up_after=0.5)
-
-
-@dataclass
-class Pair:
-    """A holder and a downloader, connected, and what the downloader says against the holder."""
-
-    holder: Host
-    taker: Host
-    holding: Place
-    taking: Place
-    info: BlobInfo
-    faults: list[str]
-    bans: list[str]
-
-    @property
-    def table(self) -> ChunkTable:
-        return self.info.table
-
-    def source(self) -> PeerSource:
-        async def open_stream() -> FrameStream:
-            return await self.taker.open_stream(self.holder.peer_id, BLOB_PROTOCOL)
-
-        return PeerSource(self.holder.peer_id, open_stream, self.faults.append)
-
-    async def fetch(self, table: ChunkTable | None = None) -> BlobInfo:
-        download = Download(
-            self.taking.store,
-            self.info.hash,
-            table or self.table,
-            sha256=None,
-            rng=random.Random(1),
-            settings=SETTINGS,
-            on_ban=lambda source, _: self.bans.append(source),
-        )
-        download.add_source(self.source())
-        with trio.fail_after(PATIENCE):
-            return await download.run()
-
-    async def fetch_until(self, condition: Callable[[], object]) -> None:
-        """Fetch in vain, until the condition holds."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._fetch_in_vain)
-            await until(condition)
-            nursery.cancel_scope.cancel()
-
-    async def _fetch_in_vain(self) -> None:
-        with pytest.raises((NoSource, IntegrityError)):
-            await self.fetch()
-
-    async def stream(self) -> FrameStream:
-        return await self.taker.open_stream(self.holder.peer_id, BLOB_PROTOCOL)
-
-    def have(self, **changes: Any) -> HaveReply:
-        table = self.table
-        reply = HaveReply(0, table.size, table.chunk_size, table.table_hash, full=True)
-        return replace(reply, **changes)
-
-
-@asynccontextmanager
-async def a_pair(root: Path) -> AsyncIterator[Pair]:
-    holding, taking = place(root / "holding"), place(root / "taking")
-    (root / "data").write_bytes(DATA)
-    info = holding.store.add_file(root / "data", chunk_size=CHUNK)
-    async with two_hosts() as (holder, taker):
-        holder.handle(BLOB_PROTOCOL, BlobServer(holding.store).serve)
-        yield Pair(holder, taker, holding, taking, info, [], [])
-
 
 # Honest holders
 
@@ -187,46 +115,22 @@ async def test_a_download_that_is_cancelled_leaves_the_connection_whole(tmp_path
 
 # Holders that lie
 
-Answer = tuple[Reply, bytes]
-
-
-def chunk_of(table: ChunkTable, index: int) -> bytes:
-    offset = table.offset_of(index)
-    return DATA[offset : offset + table.length_of(index)]
-
-
-def answers(pair: Pair, lie: Callable[[Pair, Any], list[Answer] | None]) -> Any:
-    """A holder that answers in order and honestly but where the lie says otherwise."""
-
-    async def serve(frames: FrameStream) -> None:
-        while True:
-            request = decode_request((await frames.receive()).fields)
-            replies = lie(pair, request)
-            if replies is None:
-                replies = [honest(pair, request)]
-            for reply, payload in replies:
-                await frames.send(reply.header(), payload)
-
-    return serve
-
-
-def honest(pair: Pair, request: HaveRequest | TableRequest | ChunkRequest) -> Answer:
-    if isinstance(request, HaveRequest):
-        return pair.have(number=request.number), b""
-    if isinstance(request, TableRequest):
-        piece = pair.table.digests[32 * request.first : 32 * (request.first + request.count)]
-        return TableReply(request.number), piece
-    return ChunkReply(request.number, request.index), chunk_of(pair.table, request.index)
-
-
-def on(kind: type, *replies: Callable[[Pair, Any], Answer]) -> Any:
-    """Answers requests of this kind with these replies, others honestly."""
-    return lambda pair, request: (
-        [reply(pair, request) for reply in replies] if isinstance(request, kind) else None
-    )
-
-
 BITMAP = bytes((N_CHUNKS + 7) // 8)
+
+
+def tells(number: int, indices: list[int]) -> Any:
+    """A push of these indices."""
+    return lambda *_: (More(number, full=False), pack_indices(indices))
+
+
+def has_first(pair: Pair, _: Any) -> tuple[Reply, bytes]:
+    """An honest answer of a holder of chunk 0 alone."""
+    return pair.have(full=False), b"\x01\x00"
+
+
+def has_all(*_: Any) -> tuple[Reply, bytes]:
+    return More(0, full=True), b""
+
 
 LIES = {
     "two answers to have": on(HaveRequest, honest, honest),
@@ -235,6 +139,21 @@ LIES = {
     "a bitmap too short": on(HaveRequest, lambda p, _: (p.have(full=False), b"\xff")),
     "a bitmap too long": on(HaveRequest, lambda p, _: (p.have(full=False), bytes(1000))),
     "a bitmap with padding": on(HaveRequest, lambda p, _: (p.have(full=False), b"\xff\xff")),
+    "news before the answer": on(HaveRequest, tells(0, [1]), has_first),
+    "news from one who has all": on(HaveRequest, honest, tells(0, [1])),
+    "all, from one who has all": on(HaveRequest, honest, has_all),
+    "all, twice": on(HaveRequest, has_first, has_all, has_all),
+    "news of a chunk that was told": on(HaveRequest, has_first, tells(0, [0])),
+    "news of a chunk twice": on(HaveRequest, has_first, tells(0, [3]), tells(0, [4, 3])),
+    "news of a chunk that is not": on(HaveRequest, has_first, tells(0, [N_CHUNKS])),
+    "news to another question": on(HaveRequest, has_first, tells(5, [1])),
+    "no news": on(HaveRequest, has_first, tells(0, [])),
+    "too much news": on(HaveRequest, has_first, tells(0, list(range(4097)))),
+    "half an index": on(
+        HaveRequest, has_first, lambda *_: (More(0, full=False), b"\x00\x00\x00\x01\x00")
+    ),
+    "all and more": on(HaveRequest, has_first, lambda *_: (More(0, full=True), bytes(4))),
+    "beginning anew for ever": on(HaveRequest, *[has_first] * 100),
     "a table": on(HaveRequest, lambda p, _: (TableReply(0), p.table.digests)),
     "a chunk before the first request": on(
         HaveRequest, lambda p, _: (ChunkReply(1, 0), chunk_of(p.table, 0))
