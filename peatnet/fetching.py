@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from peatnet.config import Config
     from peatnet.library import Target
     from peatnet.transfer import Source
+    from peatnet.transfer.budget import DownloadBudget
 
 # How often the connected peers are looked over for new sources, in seconds; new connections and announcements
 # are heard of at once.
 LOOK_AROUND = 2.0
 REPORT_INTERVAL = 0.1
 HTTP_CONNECTIONS = 4
+USUAL_PRIORITY = 3
 
 log = get_logger(__name__)
 
@@ -76,6 +78,7 @@ class BlobFetch:
         peers: the network; None without one.
         config: times.
         rng: breaks ties.
+        budget: what the downloads of the node share; None for no bounds.
         stirring: stirred when a peer connects or announces this blob.
         on_chunks: called with the blob when its first chunk of this run is here.
     """
@@ -89,6 +92,7 @@ class BlobFetch:
         peers: Peers | None,
         config: Config,
         rng: random.Random,
+        budget: DownloadBudget | None = None,
         stirring: Stirring,
         on_chunks: Callable[[Hash], None],
     ) -> None:
@@ -106,12 +110,21 @@ class BlobFetch:
             self._url = None
         self._config = config
         self._rng = rng
+        self._budget = budget
+        self._priority = USUAL_PRIORITY
+        self._download: Download | None = None
         self._stirring = stirring
         self._on_chunks = on_chunks
         self._liars: set[str] = set()
         self._disagreeing: set[str] = set()
         self._received = 0  # of a loose fetch
         self.progress = Progress(self._size, 0, 0.0, None, {})
+
+    def set_priority(self, priority: int) -> None:
+        """Make it more or less urgent, 1 (most) to 5, any time."""
+        self._priority = priority
+        if self._download is not None:
+            self._download.set_priority(priority)
 
     async def run(self) -> BlobInfo:
         """Fetch and verify.
@@ -270,7 +283,10 @@ class BlobFetch:
             settings=settings,
             on_ban=self._banned,
             table_signed=offer.giver is None,
+            priority=self._priority,
+            budget=self._budget,
         )
+        self._download = download
         earlier = dict(self.progress.bytes_by_source)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed_sources, download, offer.table)

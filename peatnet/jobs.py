@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
 from peatnet.errors import LocalProtocolError, PeatnetError
+from peatnet.fetching import USUAL_PRIORITY, BlobFetch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from peatnet.blobs import BlobInfo, Hash
     from peatnet.concurrency import Stirring
-    from peatnet.fetching import BlobFetch
     from peatnet.library import Model, Target
     from peatnet.retrying import RetryKey
     from peatnet.views import SourceChoice
@@ -20,7 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Job:
-    """One fetch that runs, or is about to."""
+    """One fetch that runs, or is about to.
+
+    Attributes:
+        askers: how many wait for it, by the priority that they want.
+    """
 
     name: str
     target: Target
@@ -31,6 +39,22 @@ class Job:
     done: trio.Event = field(default_factory=trio.Event)
     info: BlobInfo | None = None
     error: PeatnetError | None = None
+    askers: Counter[int] = field(default_factory=Counter)
+
+    @contextmanager
+    def asked_for(self, priority: int) -> Iterator[None]:
+        """Somebody waits for it, for as long as the context lasts: the most urgent of them counts."""
+        self.askers[priority] += 1
+        self._set_priority()
+        try:
+            yield
+        finally:
+            self.askers[priority] -= 1
+            self._set_priority()
+
+    def _set_priority(self) -> None:
+        self.askers += Counter()  # drops those at zero
+        self.fetch.set_priority(min(self.askers, default=USUAL_PRIORITY))
 
 
 def fetch_name(model: Model | None, blob: Hash | None) -> str:

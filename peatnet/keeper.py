@@ -25,7 +25,7 @@ from peatnet.errors import (
     NoSource,
     PeatnetError,
 )
-from peatnet.fetching import BlobFetch, Peers
+from peatnet.fetching import USUAL_PRIORITY, BlobFetch, Peers
 from peatnet.intents import Intents
 from peatnet.jobs import Job, fetch_name, retry_key
 from peatnet.library import Target
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo
     from peatnet.library import Library, Model
+    from peatnet.transfer.budget import DownloadBudget
     from peatnet.views import Progress
 
 # Fetches that run at once by themselves; what people ask for comes on top.
@@ -57,6 +58,7 @@ class Keeper:
         library: the node's models and store.
         peers: the network; None without one.
         rng: breaks ties, spreads retries.
+        budget: what the downloads of the node share; None for no bounds.
         lasting: whether what is asked for and not done is taken up again when the node next starts.
         on_change: called with a model whose state has changed.
         on_blob: called with a blob of which the first chunk, or all, has come.
@@ -68,6 +70,7 @@ class Keeper:
         peers: Peers | None,
         rng: random.Random,
         *,
+        budget: DownloadBudget | None = None,
         lasting: bool,
         on_change: Callable[[Model], None],
         on_blob: Callable[[Hash], None],
@@ -75,6 +78,7 @@ class Keeper:
         self._library = library
         self._peers = peers
         self._rng = rng
+        self._budget = budget
         self._lasting = lasting
         self._on_change = on_change
         self._on_blob = on_blob
@@ -118,11 +122,13 @@ class Keeper:
         target: Target,
         choice: SourceChoice,
         report: Callable[[Progress], None] | None,
+        *,
+        priority: int = USUAL_PRIORITY,
     ) -> tuple[BlobInfo, dict[str, int]]:
         """Fetch what somebody waits for.
 
         A fetch that runs already is joined, unless it may not use the sources that are wanted: then it ends, and
-        those who wait for it hear that it was stopped.
+        those who wait for it hear that it was stopped. Of those who wait for one fetch, the most urgent counts.
 
         Cancellation: the fetch ends too, unless others wait for it or the policy wants it.
 
@@ -137,10 +143,10 @@ class Keeper:
         try:
             if self._lasting:
                 await self._intents.note(name, choice)
-            job = await self._followed(name, target, choice, report)
+            job = await self._followed(name, target, choice, report, priority)
             if job.error is not None and retry_key(job.target) != retry_key(target):
                 # It went by another manifest, which may be wrong where this one is right.
-                job = await self._followed(name, target, choice, report)
+                job = await self._followed(name, target, choice, report, priority)
         finally:
             self._unclaim(name)
             if name not in self._claims:
@@ -161,6 +167,7 @@ class Keeper:
         target: Target,
         choice: SourceChoice,
         report: Callable[[Progress], None] | None,
+        priority: int,
     ) -> Job:
         """A fetch that runs and will do, or a new one, after it has ended."""
         while (job := self._jobs.get(name)) is not None:
@@ -170,11 +177,12 @@ class Keeper:
             await job.done.wait()
         else:
             job = self._start(name, target, choice)
-        while not job.done.is_set():
-            if report is not None:
-                report(job.fetch.progress)
-            with trio.move_on_after(0.1):
-                await job.done.wait()
+        with job.asked_for(priority):
+            while not job.done.is_set():
+                if report is not None:
+                    report(job.fetch.progress)
+                with trio.move_on_after(0.1):
+                    await job.done.wait()
         if report is not None:
             report(job.fetch.progress)
         return job
@@ -322,6 +330,7 @@ class Keeper:
             peers=self._peers,
             config=self._library.config,
             rng=self._rng,
+            budget=self._budget,
             stirring=stirring,
             on_chunks=self._on_blob,
         )

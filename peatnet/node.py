@@ -17,14 +17,17 @@ import trio
 from peatnet.blobs import AddMode, Hash
 from peatnet.concurrency import Feed, cancellable
 from peatnet.errors import AlreadyExists, NotFound, UsageError
+from peatnet.fetching import USUAL_PRIORITY
 from peatnet.keeper import Keeper
 from peatnet.library import PUBLISHING, Model
 from peatnet.publishing import fill_in, let_go, take_file
 from peatnet.records import RecordType
 from peatnet.records.bodies import Withdrawal, decode_command
+from peatnet.transfer.budget import DownloadBudget
 from peatnet.views import (
     Change,
     GetResult,
+    LimitsView,
     ModelChanged,
     ModelView,
     PeerChanged,
@@ -69,10 +72,12 @@ class Node:
         self._library = library
         self._network = network
         self._feed: Feed[Change] = Feed(SUBSCRIPTION_BUFFER)
+        self._budget = DownloadBudget(rate=self.config.download_limit)
         self._keeper = Keeper(
             library,
             network,
             rng,
+            budget=self._budget,
             lasting=lasting and network is not None,
             on_change=self._model_changed,
             on_blob=self._blob_changed,
@@ -256,6 +261,7 @@ class Node:
         source: SourceChoice = SourceChoice.ANY,
         out: Path | None = None,
         force: bool = False,
+        priority: int = USUAL_PRIORITY,
         progress: Callable[[Progress], None] | None = None,
     ) -> GetResult:
         """Have a model or blob here, complete and verified.
@@ -267,11 +273,13 @@ class Node:
             source: where bytes may come from, if they are not here.
             out: leave a copy of the file there as well.
             force: overwrite ``out``.
+            priority: 1 (most urgent) to 5, among the fetches of this node, and among all that its peers serve.
             progress: called with the progress, about ten times a second.
 
         Raises:
             AlreadyExists: ``out`` exists and ``force`` is not given; checked before anything is fetched.
             NotFound, Ambiguous, UsageError: as the reference is.
+            UsageError: the priority is not one of 1 to 5.
             NoSource, HttpSourceError: nobody delivered.
             IntegrityError: what was delivered contradicts the manifest.
             DiskFull, StorageError: the store cannot take it.
@@ -279,13 +287,15 @@ class Node:
         Cancellation: what is here stays; a later call goes on from there.
         """
         began = trio.current_time()
+        if not 1 <= priority <= 5:
+            raise UsageError(f"priority {priority}: 1 (most urgent) to 5 are meant")
         target = self._library.find(reference)
         if out is not None:
             _check_out(out, force=force)
         info = await trio.to_thread.run_sync(self._complete, target)
         by_source: dict[str, int] = {}
         if info is None:
-            info, by_source = await self._keeper.get(target, source, progress)
+            info, by_source = await self._keeper.get(target, source, progress, priority=priority)
         path = info.path
         if target.model is not None:
             path = await trio.to_thread.run_sync(self._library.set_ready, target.model, info)
@@ -300,6 +310,31 @@ class Node:
     def _complete(self, target: Target) -> BlobInfo | None:
         here = self._library.store.info(target.blob) if target.blob is not None else None
         return self._library.checked(target, here, cancellable()) if here is not None else None
+
+    # Limits
+
+    def limits(self) -> LimitsView:
+        """What this node may send and fetch, as it is now."""
+        if self._network is None:
+            config = self.config
+            return LimitsView(config.upload_limit, config.download_limit, config.peer_upload_limit)
+        upload, per_peer = self._network.gate.rates
+        return LimitsView(upload, self._budget.rate, per_peer)
+
+    def set_limits(self, limits: LimitsView) -> None:
+        """Change what this node may send and fetch, from now on, until it ends.
+
+        Raises:
+            UsageError: this node has no network.
+            LocalProtocolError: a rate is not above 0.
+        """
+        if self._network is None:
+            raise UsageError(
+                "no node is running here whose limits could be changed",
+                hint="set upload_limit, download_limit and peer_upload_limit in config.toml",
+            )
+        self._network.gate.set_rates(limits.upload_limit, limits.peer_upload_limit)
+        self._budget.set_rate(limits.download_limit)
 
     # Trust
 
@@ -426,7 +461,10 @@ class Node:
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Do all that a node does by itself, until cancelled."""
-        await self._keeper.run(task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._budget.run)
+            await nursery.start(self._keeper.run)
+            task_status.started()
 
 
 def _check_out(out: Path, *, force: bool) -> None:

@@ -63,6 +63,15 @@ class PeerView(_View):
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsView(_View):
+    """What a node may send and fetch, in bytes a second; None: no limit."""
+
+    upload_limit: float | None
+    download_limit: float | None
+    peer_upload_limit: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class GetResult(_View):
     """What ``get`` delivered: the verified file, and which source gave how many bytes of it."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
@@ -18,7 +18,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from peatnet.blobs import AddMode
 from peatnet.errors import NotFound, StorageError, UsageError
+from peatnet.fetching import USUAL_PRIORITY
 from peatnet.models import ModelManifest
+from peatnet.rates import Rate  # noqa: TC001  # pydantic reads annotations at run time
 from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
@@ -71,9 +73,10 @@ class PublishParams(Params):
 
 
 class GetParams(ReferenceParams):
-    """``out`` is absolute; with ``force`` it may exist."""
+    """``out`` is absolute; with ``force`` it may exist. ``priority``: 1 is the most urgent."""
 
     source: SourceChoice = SourceChoice.ANY
+    priority: int = Field(default=USUAL_PRIORITY, ge=1, le=5)
     out: _PathText | None = None
     force: bool = False
 
@@ -95,6 +98,14 @@ class GcParams(Params):
     """``dry_run`` only tells."""
 
     dry_run: bool = False
+
+
+class LimitsParams(Params):
+    """What is given is changed. Numbers of bytes a second, text such as ``10MB/s``, or 0 or null for no limit."""
+
+    upload_limit: Rate = None
+    download_limit: Rate = None
+    peer_upload_limit: Rate = None
 
 
 P = TypeVar("P", bound=Params)
@@ -166,6 +177,7 @@ async def _get(node: Node, params: GetParams, emit: Emit) -> Any:
         source=params.source,
         out=None if params.out is None else Path(params.out),
         force=params.force,
+        priority=params.priority,
         progress=lambda progress: emit(progress.to_json()),
     )
     return result.to_json()
@@ -173,6 +185,13 @@ async def _get(node: Node, params: GetParams, emit: Emit) -> Any:
 
 async def _peers(node: Node, _params: NoParams, _emit: Emit) -> Any:
     return [view.to_json() for view in await node.peers()]
+
+
+async def _limits(node: Node, params: LimitsParams, _emit: Emit) -> Any:
+    if params.model_fields_set:
+        given = {name: getattr(params, name) for name in params.model_fields_set}
+        node.set_limits(replace(node.limits(), **given))
+    return node.limits().to_json()
 
 
 async def _trust_add(node: Node, params: PeerParams, _emit: Emit) -> Any:
@@ -248,6 +267,7 @@ VERBS: dict[str, Verb[Any]] = {
     "show": Verb(ReferenceParams, _show),
     "get": Verb(GetParams, _get),
     "peers": Verb(NoParams, _peers),
+    "limits": Verb(LimitsParams, _limits),
     "trust_add": Verb(PeerParams, _trust_add),
     "trust_remove": Verb(PeerParams, _trust_remove),
     "trust_list": Verb(NoParams, _trust_list),

@@ -16,6 +16,7 @@ from peatnet.cli import (
     hardware,
     init,
     inspect,
+    limits,
     models,
     peers,
     pin,
@@ -62,6 +63,7 @@ app.command("id", rich_help_panel=_NODE)(init.show_id)
 app.command("up", rich_help_panel=_NODE)(up.up)
 app.command("hardware", rich_help_panel=_NODE)(hardware.hardware)
 app.command("peers", rich_help_panel=_NODE)(peers.peers)
+app.command("limits", rich_help_panel=_NODE)(limits.limits)
 app.add_typer(trust.app, name="trust", rich_help_panel=_NODE)
 app.command("pin", rich_help_panel=_STORE)(pin.pin)
 app.command("unpin", rich_help_panel=_STORE)(pin.unpin)

@@ -35,6 +35,12 @@ def get(
     source: Annotated[
         Source, typer.Option("--source", help="Take bytes from peers, the manifest's URL, or any.")
     ] = Source.ANY,
+    priority: Annotated[
+        int,
+        typer.Option(
+            "--priority", min=1, max=5, help="How urgent it is among all fetches: 1 is the most."
+        ),
+    ] = 3,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite the file that --out names.")
     ] = False,
@@ -50,7 +56,12 @@ def get(
     from peatnet.cli.progress import describe_sources, fetch_bar
 
     session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
-    params: dict[str, Any] = {"reference": model, "source": source.value, "force": force}
+    params: dict[str, Any] = {
+        "reference": model,
+        "source": source.value,
+        "priority": priority,
+        "force": force,
+    }
     if out is not None:
         # The node that does it may have another working directory.
         params["out"] = str(out.expanduser().absolute())

@@ -105,6 +105,15 @@ def human_size(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def human_rate(rate: float) -> str:
+    """Bytes a second in the largest decimal unit that leaves a number of at least 1: ``12.5 MB/s``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if rate < 1000:
+            return f"{rate:.4g} {unit}/s"
+        rate /= 1000
+    return f"{rate:.4g} TB/s"
+
+
 def human_time(seconds: float) -> str:
     """A duration: ``0.8 s``, ``42 s``, ``3:20``, ``1:02:03``."""
     if seconds < 10:
