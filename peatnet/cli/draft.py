@@ -26,6 +26,12 @@ _MEASURED = ("size_bytes", "sha256", "blob_hash")
 # How people know these fields: by the options that set them.
 _OPTIONS = {"model_type": "type"}
 
+_SOURCES = (_FOUND, _GUESSED, _NAMED) = (
+    "found in the file",
+    "guessed from the file",
+    "guessed from the file's name",
+)
+
 # Where the file and a person may differ, and somebody should look twice.
 _COMPARED = ("format", "quantization", "params_billions", "context_length")
 
@@ -123,7 +129,7 @@ def _spell(fields: dict[str, Any]) -> None:
 
 def _fill(fields: dict[str, Any], findings: tuple[Finding, ...]) -> list[str]:
     """Fill in what was found and guessed, and what nobody says; a sentence on each."""
-    told: dict[str, list[str]] = {}
+    told: dict[str, list[str]] = {source: [] for source in _SOURCES}  # in this order
     differing: list[str] = []
     for finding in findings:
         name, value = finding.field, finding.value
@@ -134,8 +140,8 @@ def _fill(fields: dict[str, Any], findings: tuple[Finding, ...]) -> list[str]:
                 differing.append(f"{name} {_shown(value)}, not {_shown(fields[name])}")
             continue
         fields[name] = value
-        told.setdefault(_source(finding), []).append(f"{_OPTIONS.get(name, name)} {_shown(value)}")
-    remarks = [f"{source}: {', '.join(entries)}" for source, entries in told.items()]
+        told[_source(finding)].append(f"{_OPTIONS.get(name, name)} {_shown(value)}")
+    remarks = [f"{source}: {', '.join(entries)}" for source, entries in told.items() if entries]
     if differing:
         remarks.append(f"the file says something else, which is not used: {', '.join(differing)}")
     # Q4_K_M, the manifest's own default, is a thing of GGUF files.
@@ -157,10 +163,8 @@ def _fill(fields: dict[str, Any], findings: tuple[Finding, ...]) -> list[str]:
 
 def _source(finding: Finding) -> str:
     if finding.certainty is Certainty.FOUND:
-        return "found in the file"
-    if finding.reason == NAME_REASON:
-        return "guessed from the file's name"
-    return "guessed from the file"
+        return _FOUND
+    return _NAMED if finding.reason == NAME_REASON else _GUESSED
 
 
 def _differs(given: Any, finding: Finding) -> bool:
