@@ -73,6 +73,7 @@ class Allotter:
         hungry = list(board.hungry)
         if len(hungry) > 1:
             hungry.sort(key=_chunk_time)
+        ceiling = self._ceiling
         for source in hungry:
             if source.rest_until > now:
                 self._nudge = min(self._nudge, source.rest_until)
@@ -80,7 +81,7 @@ class Allotter:
                 continue
             room = source.window - len(source.out)
             while room > 0:
-                if self._credit <= 0 or board.requests_out >= self._ceiling:
+                if self._credit <= 0 or board.requests_out >= ceiling:
                     return
                 index = picker.pick(source, now)
                 if index is None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PLAN_SHARE = 4096
 _WINDOW_BITS = 2048
+_FEW = 16
 
 
 class ChunkSet:
@@ -69,6 +70,12 @@ class ChunkSet:
         self._mask = None
         self.count += 1
         return True
+
+    def update(self, mask: int) -> None:
+        """Put many in, at a cost that does not depend on how many."""
+        self._mask = mask | self.mask
+        self._bits[:] = self._mask.to_bytes(len(self._bits), "little")
+        self.count = self._mask.bit_count()
 
     def discard(self, index: int) -> bool:
         """Take one out; False if it was not in."""
@@ -152,22 +159,34 @@ class Rarity:
 def choose(
     candidates: int, limit: int, rng: random.Random, *, among: int | None = None
 ) -> list[int]:
-    """Up to `limit` members of a set that is not empty: a random one, each as likely, and its successors.
+    """Up to `limit` members of a set that is not empty: a random one and its successors.
 
-    With `among`, the random one is one of so many lowest.
+    With `among`, the random one is one of so many lowest, each as likely. Without, it is so in small sets; in others
+    a random place is taken, and the next member from there: who stands behind a gap is chosen more often.
     """
-    count = candidates.bit_count()
-    start = _select(candidates, rng.randrange(count if among is None else min(among, count)))
-    window = candidates >> start
+    start = pick_one(candidates, rng, among=among)
     if limit == 1:
         return [start]
-    window &= (1 << _WINDOW_BITS) - 1
     chosen = []
-    for bit in bits_of(window):
+    for bit in bits_of((candidates >> start) & ((1 << _WINDOW_BITS) - 1)):
         chosen.append(start + bit)
         if len(chosen) == limit:
             break
     return chosen
+
+
+def pick_one(candidates: int, rng: random.Random, *, among: int | None = None) -> int:
+    """As `choose`, one member."""
+    count = candidates.bit_count()
+    if among is not None and among < count:
+        count = among
+    if count <= _FEW:
+        for _ in range(int(rng.random() * count)):
+            candidates &= candidates - 1
+        return (candidates & -candidates).bit_length() - 1
+    place = int(rng.random() * candidates.bit_length())
+    rest = candidates >> place  # not empty: the place is not beyond the highest member
+    return place + (rest & -rest).bit_length() - 1
 
 
 def bits_of(mask: int) -> Iterator[int]:
@@ -176,21 +195,3 @@ def bits_of(mask: int) -> Iterator[int]:
         low = mask & -mask
         yield low.bit_length() - 1
         mask ^= low
-
-
-def _select(mask: int, rank: int) -> int:
-    """The position of the bit that `rank` set bits lie below, by halving: O(words) in all."""
-    offset = 0
-    width = mask.bit_length()
-    while width > 1:
-        half = width >> 1
-        low = mask & ((1 << half) - 1)
-        below = low.bit_count()
-        if rank < below:
-            mask, width = low, half
-        else:
-            mask >>= half
-            offset += half
-            width -= half
-            rank -= below
-    return offset

@@ -21,8 +21,6 @@ from peatnet.swarm.availability import ChunkSet, Rarity, mask_of
 from peatnet.swarm.events import Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from peatnet.swarm.settings import SwarmSettings
     from peatnet.swarm.sources import Ask, Source
 
@@ -48,7 +46,9 @@ class Board:
         self.doubled = 0
         self.slow_from = math.inf  # a peer is slow whose chunk time is above
         self._typical = math.nan  # chunk time over all that peers deliver
-        self._settings = settings
+        self._slow_factor = settings.slow_factor
+        # Nobody is slow to whom one request at a time is enough to do what the horizon allows.
+        self._slow_least = max(settings.horizon, settings.guess)
         self.partial = 0
         self.overdue: dict[int, None] = {}  # asked once, and that takes longer than it should
         self.hungry: dict[Source, None] = {}  # in the order in which they became so
@@ -96,9 +96,8 @@ class Board:
             self._typical += _WEIGHT * (chunk_time - self._typical)
         else:
             self._typical = chunk_time
-        # Nobody is slow to whom one request at a time is enough to do what the horizon allows.
-        slowest = max(self._settings.horizon, self._settings.guess)
-        self.slow_from = max(self._typical * self._settings.slow_factor, slowest)
+        slow = self._typical * self._slow_factor
+        self.slow_from = slow if slow > self._slow_least else self._slow_least
 
     def join(self, source: Source) -> None:
         """A source that begins a life takes part."""
@@ -177,14 +176,20 @@ class Board:
         self.wake(source)
         return True
 
-    def add_holding(self, source: Source, indices: Iterable[int]) -> None:
+    def add_holding(self, source: Source, indices: list[int]) -> None:
         """A living source has these chunks as well, all of them checked."""
-        fresh = [index for index in indices if source.has.add(index)]
-        source.avoid.difference_update(fresh)
-        if fresh and source.tier is Tier.PEER:
-            self.rarity.add(mask_of(fresh, self.n_chunks))
-            self.partial -= source.has.count == self.n_chunks
-        self.wake(source)
+        has = source.has
+        fresh = mask_of(indices, self.n_chunks) & ~has.mask
+        if not fresh:
+            return
+        has.update(fresh)
+        if source.avoid:
+            source.avoid.difference_update(indices)
+        if source.tier is Tier.PEER:
+            self.rarity.add(fresh)
+            self.partial -= has.count == self.n_chunks
+        if fresh & self.wanted.mask or not self.wanted.count:
+            self.wake(source)
 
     def release(self, source: Source) -> None:
         """A source's life ended: forget what it had, and want again what was asked of it alone."""

@@ -51,8 +51,10 @@ class Ledger:
         self.verified += self.length(index)
 
     def delivered(self, name: str, index: int) -> None:
-        """A source brought a missing chunk."""
-        self.by_source[name] = self.by_source.get(name, 0) + self.length(index)
+        """A missing chunk is there now, and this source brought it."""
+        length = self.length(index)
+        self.verified += length
+        self.by_source[name] = self.by_source.get(name, 0) + length
 
     def came_twice(self, index: int) -> None:
         """A source brought a chunk that was there."""

@@ -131,13 +131,11 @@ class Swarm(Books):
         """
         if self._stopped or self.complete:
             return None
-        times = [self._allotter.nudge]
-        overdue = self._timers.soonest()
-        if overdue is not None:
-            times.append(overdue)
+        soonest = self._timers.soonest()
+        if self._allotter.nudge < soonest:
+            soonest = self._allotter.nudge
         if self._board.living_http:
-            times.append(self._fallback.next_change(self._now))
-        soonest = min(times)
+            soonest = min(soonest, self._fallback.next_change(self._now))
         return None if soonest == math.inf else soonest
 
     # 1. What each event changes. Every handler checks before it changes anything.
@@ -174,24 +172,31 @@ class Swarm(Books):
     def _on_gained(self, event: ev.SourceGained, _now: float) -> None:
         source = self._board.source(event.source)
         indices = list(event.indices)
-        for index in indices:
-            self._board.check_index(index)
+        if indices:
+            self._board.check_index(min(indices))
+            self._board.check_index(max(indices))
         if source.life is Life.ALIVE:
             self._board.add_holding(source, indices)
 
     def _on_arrived(self, event: ev.ChunkArrived, now: float) -> None:
         source = self._source_and_index(event)
-        ask = source.out.get(event.index)
+        board, index = self._board, event.index
+        is_peer = source.tier is ev.Tier.PEER
+        ask = source.out.get(index)
         source.delivered(ask, now)
-        if source.life is Life.ALIVE:
-            self._board.wake(source)
-            if ask is not None and source.tier is ev.Tier.PEER:
-                self._board.pace(source.pace.chunk_time)
-        if not self._obtain(event.index, source):
-            self._ledger.came_twice(event.index)
+        if ask is None:
+            if source.life is Life.ALIVE:
+                board.wake(source)
+        elif is_peer:
+            board.pace(source.pace.chunk_time)
+        askers = board.obtain(index)
+        if askers is None:
+            self._ledger.came_twice(index)
             return
-        self._ledger.delivered(source.name, event.index)
-        if source.tier is ev.Tier.PEER:
+        self._ledger.delivered(source.name, index)
+        if len(askers) != 1 or ask is None:
+            self._cancel(index, askers, source)
+        if is_peer:
             self._fallback.peer_delivered(now)
 
     def _on_failed(self, event: ev.ChunkFailed, now: float) -> None:
@@ -223,7 +228,10 @@ class Swarm(Books):
 
     def _on_found(self, event: ev.ChunkFound, _now: float) -> None:
         self._board.check_index(event.index)
-        self._obtain(event.index, None)
+        askers = self._board.obtain(event.index)
+        if askers is not None:
+            self._ledger.found(event.index)
+            self._cancel(event.index, askers, None)
 
     def _on_budget(self, event: ev.Budget, _now: float) -> None:
         if min(event.ceiling or 0, event.credit or 0) < 0:
@@ -262,13 +270,8 @@ class Swarm(Books):
         self._board.check_index(event.index)
         return self._board.source(event.source)
 
-    def _obtain(self, index: int, winner: Source | None) -> bool:
-        askers = self._board.obtain(index)
-        if askers is None:
-            return False
-        self._ledger.found(index)
+    def _cancel(self, index: int, askers: list[Source], winner: Source | None) -> None:
         self._actions += [ev.Cancel(each.name, index) for each in askers if each is not winner]
-        return True
 
     def _take_back(self, source: Source, index: int) -> None:
         self._board.retire(source, index)
@@ -293,6 +296,8 @@ class Swarm(Books):
     # 2. What is overdue.
 
     def _expire(self, now: float) -> None:
+        if self._timers.soonest() > now:
+            return
         for source, index, ask in self._timers.due(now):
             if not ask.late and now < ask.deadline:
                 self._look_at_pace(source, index, ask, now)
@@ -320,7 +325,7 @@ class Swarm(Books):
     # 3. and 4. What to ask next, or that nothing is missing.
 
     def _ask(self, now: float) -> None:
-        if self.complete:
+        if self._board.have.count == self._board.n_chunks:
             if not self._done_said:
                 self._done_said = True
                 self._actions.append(ev.Done())

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from peatnet.swarm.availability import PLAN_SHARE, choose, mask_of
+from peatnet.swarm.availability import PLAN_SHARE, choose, mask_of, pick_one
 from peatnet.swarm.board import MAX_ASKED, Board
 from peatnet.swarm.events import Tier
 from peatnet.swarm.fallback import Gate
@@ -95,7 +95,7 @@ class Picker:
     def pick(self, source: Source, now: float) -> int | None:
         """The next chunk for a source; None if there is none for it now."""
         board = self._board
-        if not self.may_ask(source):
+        if not (self._peers_allowed if source.tier is Tier.PEER else self.may_ask(source)):
             return None
         if board.overdue and (late := self._overdue(source)) is not None:
             return late
@@ -126,7 +126,7 @@ class Picker:
         rarest = self._board.rarity.rarest(candidates)
         among = None if self._board.partial else IN_ORDER_AMONG
         if self._ahead == 1:
-            return choose(rarest, 1, self._rng, among=among)[0]
+            return pick_one(rarest, self._rng, among=among)
         found = choose(rarest, self._ahead, self._rng, among=among)
         source.plan = found[:0:-1]
         return found[0]
@@ -195,8 +195,7 @@ class Picker:
             candidates &= ~mask_of(source.avoid, self._board.n_chunks)
         if not candidates:
             return None
-        (index,) = choose(candidates, 1, self._rng)
-        return index
+        return pick_one(candidates, self._rng)
 
     # What is asked already.
 

@@ -41,10 +41,10 @@ class SwarmSettings:
 
     tiers: frozenset[Tier] = frozenset(Tier)
     fallback_after: float = 5.0
-    timeout_min: float = 5.0
+    timeout_min: float = 10.0
     timeout_max: float = 60.0
     timeout_first: float = 15.0
-    timeout_slack: float = 4.0
+    timeout_slack: float = 6.0
     extensions: int = 3
     guess: float = 1.0
     in_order: bool = False

@@ -191,8 +191,8 @@ class Source:
         """A request made now, behind those that are out."""
         self._asks += 1
         ahead = len(self.out)
-        overdue = now + self.pace.overdue(ahead)
-        return Ask(self._asks, now, overdue, now + self.patience(ahead))
+        wait = self.patience(ahead) if self.strikes else self.pace.timeout(ahead)
+        return Ask(self._asks, now, now + self.pace.overdue(ahead), now + wait)
 
     def patience(self, ahead: int) -> float:
         """How long to wait for a request behind `ahead` others; twice as long for each failure before."""

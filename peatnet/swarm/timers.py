@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,12 @@ class Timers:
             if source.out.get(index) is ask:
                 yield source, index, ask
 
-    def soonest(self) -> float | None:
-        """The first deadline of a request that is out; None without any."""
-        while self._heap:
-            deadline, _, source, index, ask = self._heap[0]
+    def soonest(self) -> float:
+        """The first deadline of a request that is out; infinity without any."""
+        heap = self._heap
+        while heap:
+            deadline, _, source, index, ask = heap[0]
             if source.out.get(index) is ask:
                 return deadline
-            heapq.heappop(self._heap)
-        return None
+            heapq.heappop(heap)
+        return math.inf
