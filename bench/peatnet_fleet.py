@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 MODEL = "bench"
 PORT = 7411
 LOOK_EVERY = 0.1
+OPTIONS = os.environ.get("FANOUT_UP", "").split()
+"""More options of `peatnet up`, to see what they do: ``--no-bulk``."""
 
 
 class PeatnetFleet:
@@ -123,7 +126,7 @@ class PeatnetFleet:
     def _up(self, host: int) -> None:
         listen = f"/ip4/{self._lab.address(host)}/tcp/{PORT}"
         arguments = ["-m", "peatnet", "--data-dir", str(self._dirs[host]), "up", "--no-mdns"]
-        arguments += ["--fetch", "none", "--listen", listen]
+        arguments += ["--fetch", "none", "--listen", listen, *OPTIONS]
         if host != SOURCE:
             arguments += ["--peer", self._source["addrs"][0], "--trust", self._source["peer_id"]]
         log = self._scratch / f"node{host}.log"
