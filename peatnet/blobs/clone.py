@@ -135,7 +135,7 @@ def place_link(blob: Path, source: int, target: Path, *, checker: Checker) -> No
     """
     with os_errors("linking", target):
         status = os.fstat(source)
-        if os.path.lexists(target) and _is_copy(target.lstat(), status):
+        if os.path.lexists(target) and is_copy(target.lstat(), status):
             return
         temp = temp_path(target.parent)
         try:
@@ -148,7 +148,8 @@ def place_link(blob: Path, source: int, target: Path, *, checker: Checker) -> No
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _is_copy(present: os.stat_result, blob: os.stat_result) -> bool:
+def is_copy(present: os.stat_result, blob: os.stat_result) -> bool:
+    """Whether a file is this blob, or a copy that was made of it, as told by length and modification time."""
     if (present.st_dev, present.st_ino) == (blob.st_dev, blob.st_ino):
         return True
     return (

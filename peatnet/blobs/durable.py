@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from peatnet.blobs.oserrors import os_errors, translated
+from peatnet.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +114,35 @@ def rename_durable(source: Path, target: Path) -> None:
     fsync_dir(target.parent)
     if source.parent != target.parent:
         fsync_dir(source.parent)
+
+
+def symlink_durable(target: str, link: Path) -> None:
+    """Make ``link`` a symbolic link to ``target``, durably, replacing a link that was there in one step.
+
+    Args:
+        target: as it is to stand in the link; it need not be there.
+        link: where; the directory must be there.
+
+    Raises:
+        StorageError: it was refused, or something that is no symbolic link is in the way.
+    """
+    with os_errors("linking", link):
+        if not link.is_symlink():
+            if os.path.lexists(link):
+                raise StorageError(
+                    f"{link} is in the way: it should be a symbolic link",
+                    hint="move it elsewhere",
+                )
+        elif str(link.readlink()) == target:
+            # Whoever made it may not have lived to sync it.
+            fsync_dir(link.parent)
+            return
+        temp = temp_path(link.parent)
+        try:
+            temp.symlink_to(target)
+            rename_durable(temp, link)
+        finally:
+            temp.unlink(missing_ok=True)
 
 
 def unlink_durable(*paths: Path) -> None:

@@ -1,0 +1,371 @@
+"""Carries out activations, one at a time; see ``activation`` for what they are and why a crash does no harm."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from peatnet.blobs import Hash
+from peatnet.deploy.activation import MAX_ATTEMPTS, Activation, Candidate, Outcome, Phase, Standing
+from peatnet.deploy.commands import end_marked
+from peatnet.deploy.headers import check_header
+from peatnet.deploy.loaders import LoaderConfig, LoadJob, LoadResult, choose_loader
+from peatnet.deploy.running import run_loader
+from peatnet.deploy.service_table import ServiceTable
+from peatnet.deploy.slots import Slots
+from peatnet.errors import PeatnetError
+from peatnet.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from peatnet.blobs import Database
+    from peatnet.models import ModelManifest
+
+PIN: Final = "service"
+"""Why the blob of a model in service, or on its way there, is pinned."""
+
+CANCELED: Final = "canceled"
+
+log = get_logger(__name__)
+
+
+class Pins(Protocol):
+    """What keeps blobs from being removed; a store."""
+
+    def pin(self, blob: Hash, reason: str) -> None:
+        """Keep a blob."""
+
+    def unpin(self, blob: Hash, reason: str) -> None:
+        """Keep it no longer for this reason."""
+
+    def pins(self) -> dict[Hash, set[str]]:
+        """The reasons for which blobs are kept."""
+
+
+class Activator:
+    """Puts models into service on this node.
+
+    One at a time: loading two at once could take twice the memory that either was found to have.
+
+    Args:
+        data_dir: where ``models/`` is; one process at a time works there.
+        database: peatnet.db.
+        loaders: by the name of a model, a type or a format.
+        pins: whatever keeps blobs; None where nothing removes any.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        database: Database,
+        loaders: Mapping[str, LoaderConfig],
+        pins: Pins | None = None,
+    ) -> None:
+        self._slots = Slots(data_dir)
+        self._table = ServiceTable(database)
+        self._loaders = loaders
+        self._pins = pins
+        self._turn = trio.Lock()
+        # The wanted model's loader that runs now: of which slot, and what ends it.
+        self._loading: tuple[str, trio.CancelScope] | None = None
+
+    # What there is; costs no disk
+
+    def candidate(
+        self,
+        publisher: str,
+        manifest: ModelManifest,
+        path: Path,
+        manifest_path: Path | None = None,
+        *,
+        blob: Hash | None = None,
+    ) -> Candidate:
+        """A verified model file on this disk, as something that can be put into service.
+
+        Args:
+            publisher: who signed the manifest.
+            manifest: the model's.
+            path: the file, best under ``models/``: runtimes go by its name.
+            manifest_path: a JSON file with the manifest, for loaders.
+            blob: the file's, where the manifest does not name it.
+        """
+        return Candidate(
+            publisher=publisher,
+            model_id=manifest.model_id,
+            version=manifest.version,
+            model_type=manifest.model_type.value,
+            format=manifest.format.value,
+            path=self._slots.relative(path),
+            manifest_path=None if manifest_path is None else self._slots.relative(manifest_path),
+            blob=manifest.blob_hash if blob is None else blob.hex(),
+        )
+
+    def standings(self) -> Mapping[str, Standing]:
+        """What is in service, by model id: also while something else is on its way there."""
+        return self._table.standings()
+
+    def current(self, model_id: str) -> Candidate | None:
+        """The model that ``models/<id>/current`` leads to, or will again when a running activation fails."""
+        standing = self._table.standings().get(model_id)
+        return standing.candidate if standing else None
+
+    def previous(self, model_id: str) -> Candidate | None:
+        """The model that was in service before the current one."""
+        return self._table.previous(model_id)
+
+    def loaded(self) -> list[Candidate]:
+        """The models of which a loader said that they are loaded."""
+        return [each.candidate for each in self._table.standings().values() if each.loaded]
+
+    def path_of(self, candidate: Candidate) -> Path:
+        """The file of a candidate, as an absolute path; it may be gone."""
+        return self._slots.absolute(candidate.path)
+
+    # What is done
+
+    async def activate(
+        self, wanted: Candidate, rollback: Candidate | None = None, *, command: str = ""
+    ) -> Outcome:
+        """Put a model into service, or go back when that fails.
+
+        Cancellation: the loader is ended, and the activation goes on with the next `recover` or `activate`, as after
+        a crash. To give it up instead, use `cancel`.
+
+        Args:
+            wanted: which.
+            rollback: where to go back to, instead of to what is in service.
+            command: whose order it is. The last one of a slot is done once: given again, it returns how it ended.
+
+        Returns:
+            How it ended, which is never an error because of the model or its loader.
+
+        Raises:
+            StorageError, DiskFull: the database could not be written; it goes on later.
+        """
+        async with self._turn:
+            await self._finish_pending()
+            done = await trio.to_thread.run_sync(self._table.outcome, wanted.model_id)
+            if command and done is not None and done[0] == command:
+                return done[1]
+            activation = Activation.begin(
+                wanted,
+                rollback,
+                self._table.standings(),
+                has_loader=self._loader_of(wanted) is not None,
+                command=command,
+            )
+            await trio.to_thread.run_sync(self._begin, activation)
+            return await self._run(activation)
+
+    async def recover(self) -> list[Outcome]:
+        """Finish what a crash or a stop has interrupted, and set links right; to be called once, at the start.
+
+        Cancellation: as for `activate`.
+
+        Returns:
+            How those that were interrupted have ended now.
+
+        Raises:
+            StorageError, DiskFull: as for `activate`.
+        """
+        async with self._turn:
+            outcomes = await self._finish_pending()
+            await trio.to_thread.run_sync(self._set_right)
+        return outcomes
+
+    async def cancel(self, model_id: str, command: str | None = None) -> bool:
+        """Give up putting a model into service: its loader is ended, and the node goes back as after a failure.
+
+        Args:
+            model_id: the slot.
+            command: only if it is this one's order; None: in any case.
+
+        Returns:
+            Whether there was something to give up; `activate` tells how it ended, since it may have ended just before.
+        """
+        found = await trio.to_thread.run_sync(self._table.cancel, model_id, command)
+        if found and self._loading is not None and self._loading[0] == model_id:
+            self._loading[1].cancel()
+        return found
+
+    async def retire(self, model_id: str) -> bool:
+        """Take a model out of service: the link goes, and so does the pin. No loader is told.
+
+        Returns:
+            Whether one was in service.
+
+        Raises:
+            StorageError: the link or the database could not be written; then it is still in service.
+        """
+        async with self._turn:
+            await self._finish_pending()
+            if self.current(model_id) is None:
+                return False
+            await trio.to_thread.run_sync(self._retire, model_id)
+        return True
+
+    # One activation, step by step
+
+    async def _finish_pending(self) -> list[Outcome]:
+        pending = await trio.to_thread.run_sync(self._table.pending)
+        return [await self._run(activation) for activation in pending]
+
+    async def _run(self, activation: Activation) -> Outcome:
+        """Take an activation that is on disk to its end."""
+        while True:
+            activation = await self._step(activation)
+            if activation.phase is Phase.DONE:
+                return await trio.to_thread.run_sync(self._settle, activation)
+            await trio.to_thread.run_sync(self._table.put, activation)
+
+    async def _step(self, activation: Activation) -> Activation:
+        """Do what a state says; returns the next state."""
+        if activation.phase is Phase.RESTORE:
+            await trio.to_thread.run_sync(self._set_links, activation)
+            return activation.restored()
+        if activation.at == 0 and await self._is_canceled(activation):
+            return activation.failed(CANCELED)
+        if activation.phase is Phase.LOAD:
+            return await self._load(activation)
+        try:
+            if activation.phase is Phase.CHECK:
+                await trio.to_thread.run_sync(self._check, activation)
+                return activation.checked()
+            await trio.to_thread.run_sync(self._switch, activation)
+            return activation.switched()
+        except PeatnetError as exc:
+            log.warning("not put into service", model=str(activation.candidate), reason=exc.message)
+            return activation.failed(exc.message)
+
+    async def _load(self, activation: Activation) -> Activation:
+        candidate = activation.candidate or activation.wanted
+        if activation.token:
+            # Of an attempt that a crash cut short, something may still be running.
+            await trio.to_thread.run_sync(end_marked, activation.token)
+        loader = self._loader_of(candidate)
+        if loader is None:
+            return activation.succeeded(loaded=False)
+        if activation.exhausted:
+            return activation.failed(f"the node ended {MAX_ATTEMPTS} times while it was loading")
+        try:
+            job = self._job(candidate, activation.previous())
+        except PeatnetError as exc:
+            return activation.failed(exc.message)
+        activation = activation.starting(secrets.token_hex(16))
+        await trio.to_thread.run_sync(self._table.put, activation)
+        try:
+            result = await self._run_loader(loader, activation, job)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._table.put, activation.suspended())
+            raise
+        if result.reason is None:
+            return activation.succeeded(loaded=True)
+        return activation.failed(result.reason, result.lines)
+
+    async def _run_loader(
+        self, loader: LoaderConfig, activation: Activation, job: LoadJob
+    ) -> LoadResult:
+        """Run a loader until it ends or `cancel` is called."""
+        result = LoadResult(CANCELED)
+        with trio.CancelScope() as scope:
+            if activation.at == 0:
+                self._loading = (activation.slot, scope)
+            try:
+                # Once more: it may have been called between the last look and now.
+                if activation.at or not await self._is_canceled(activation):
+                    result = await run_loader(
+                        loader, job, cwd=self._slots.data_dir, token=activation.token
+                    )
+            finally:
+                self._loading = None
+        return result
+
+    async def _is_canceled(self, activation: Activation) -> bool:
+        return await trio.to_thread.run_sync(self._table.is_canceled, activation.slot)
+
+    def _job(self, candidate: Candidate, previous: Candidate | None) -> LoadJob:
+        path = candidate.manifest_path
+        return LoadJob(
+            model_id=candidate.model_id,
+            version=candidate.version,
+            model_path=self._slots.file_of(candidate),
+            manifest_path=None if path is None else self._slots.absolute(path),
+            previous_path=None if previous is None else self._slots.absolute(previous.path),
+        )
+
+    def _loader_of(self, candidate: Candidate) -> LoaderConfig | None:
+        return choose_loader(
+            self._loaders, candidate.model_id, candidate.model_type, candidate.format
+        )
+
+    # What blocks, in worker threads
+
+    def _begin(self, activation: Activation) -> None:
+        self._table.put(activation)
+        self._keep()
+
+    def _check(self, activation: Activation) -> None:
+        candidate = activation.candidate or activation.wanted
+        check_header(self._slots.file_of(candidate), candidate.format)
+
+    def _switch(self, activation: Activation) -> None:
+        chosen = activation.candidate or activation.wanted
+        self._slots.set(chosen.model_id, chosen)
+        self._set_links(activation, but=chosen.model_id)
+
+    def _set_links(self, activation: Activation, *, but: str | None = None) -> None:
+        """Set the links that nothing depends on."""
+        for slot, candidate in activation.links().items():
+            if slot == but:
+                continue
+            try:
+                self._slots.set(slot, candidate)
+            except PeatnetError as exc:
+                # The standing is right, and the link will be when the next start finds the trouble mended.
+                log.error("link not set back", model_id=slot, error=exc.message)  # noqa: TRY400  # no bug
+
+    def _settle(self, activation: Activation) -> Outcome:
+        outcome = self._table.settle(activation)
+        self._keep()
+        log.info(
+            "activation ended",
+            model=str(outcome.wanted),
+            status=outcome.status.value,
+            in_service=str(outcome.in_service),
+            reason=outcome.reason,
+        )
+        return outcome
+
+    def _set_right(self) -> None:
+        """Links as standings say, though somebody else has changed them; pins likewise."""
+        for slot, standing in self._table.standings().items():
+            try:
+                self._slots.set(slot, standing.candidate)
+            except PeatnetError as exc:
+                log.error("model in service", model=str(standing.candidate), error=exc.message)  # noqa: TRY400  # no bug
+        self._keep()
+
+    def _retire(self, model_id: str) -> None:
+        # The link first: if the node ends in between, the next start puts it back.
+        self._slots.set(model_id, None)
+        self._table.clear(model_id)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Pin what is in service or may be soon, and nothing else for this reason."""
+        if self._pins is None:
+            return
+        needed = {standing.candidate for standing in self._table.standings().values()}
+        for activation in self._table.pending():
+            needed.update(activation.candidates)
+        wanted = {Hash.parse(each.blob) for each in needed if each.blob is not None}
+        present = {blob for blob, reasons in self._pins.pins().items() if PIN in reasons}
+        for blob in wanted - present:
+            self._pins.pin(blob, PIN)
+        for blob in present - wanted:
+            self._pins.unpin(blob, PIN)

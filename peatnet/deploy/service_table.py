@@ -1,0 +1,152 @@
+"""What is in service on this node, and what is on its way there: three tables in peatnet.db."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from peatnet.deploy.activation import Activation, Candidate, Outcome, Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peatnet.blobs import Database
+
+_SCHEMA = """
+CREATE TABLE service (
+    slot TEXT PRIMARY KEY,
+    standing TEXT NOT NULL,
+    previous TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE activations (
+    slot TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    canceled INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE TABLE activation_outcomes (
+    slot TEXT PRIMARY KEY,
+    command TEXT NOT NULL,
+    outcome TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class ServiceTable:
+    """The tables. Standings may be read by any thread and cost no disk; all else blocks on it.
+
+    Raises:
+        StorageError, DiskFull: from every method that writes; nothing is changed then.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.script("service-1", _SCHEMA)
+        rows = database.execute("SELECT slot, standing, previous FROM service")
+        self._standings = {slot: _standings().validate_json(text) for slot, text, _ in rows}
+        self._previous = {
+            slot: _candidates().validate_json(text) for slot, _, text in rows if text is not None
+        }
+
+    def standings(self) -> Mapping[str, Standing]:
+        """What is in each slot."""
+        return dict(self._standings)
+
+    def previous(self, slot: str) -> Candidate | None:
+        """What was in a slot before."""
+        return self._previous.get(slot)
+
+    def pending(self) -> list[Activation]:
+        """The activations that have not ended."""
+        rows = self._database.execute("SELECT state FROM activations ORDER BY slot")
+        return [_activations().validate_json(row[0]) for row in rows]
+
+    def put(self, activation: Activation) -> None:
+        """Remember the state of an activation."""
+        self._database.execute(
+            "INSERT INTO activations (slot, state) VALUES (?, ?)"
+            " ON CONFLICT (slot) DO UPDATE SET state = excluded.state",
+            (activation.slot, _activations().dump_json(activation).decode()),
+        )
+
+    def cancel(self, slot: str, command: str | None) -> bool:
+        """Note that the activation of a slot is not wanted any more; False where there is none (of this command)."""
+        with self._database.transaction() as database:
+            rows = database.execute("SELECT state FROM activations WHERE slot = ?", (slot,))
+            if not rows:
+                return False
+            if command not in {None, _activations().validate_json(rows[0][0]).command}:
+                return False
+            database.execute("UPDATE activations SET canceled = 1 WHERE slot = ?", (slot,))
+        return True
+
+    def is_canceled(self, slot: str) -> bool:
+        """Whether `cancel` was called for the activation of this slot."""
+        rows = self._database.execute("SELECT canceled FROM activations WHERE slot = ?", (slot,))
+        return bool(rows and rows[0][0])
+
+    def settle(self, activation: Activation) -> Outcome:
+        """An activation has ended: its standings count from now on."""
+        outcome, settled = activation.outcome(), activation.settled()
+        before = dict(activation.before)
+        previous = dict(self._previous)
+        with self._database.transaction() as database:
+            for slot, standing in settled.items():
+                if standing is None:
+                    continue  # nothing was there, and nothing is
+                old = before.get(slot)
+                if old is not None and not old.candidate.is_known_as(standing.candidate):
+                    previous[slot] = old.candidate
+                database.execute(
+                    "INSERT OR REPLACE INTO service VALUES (?, ?, ?)",
+                    (slot, _standings().dump_json(standing).decode(), _text(previous.get(slot))),
+                )
+            database.execute("DELETE FROM activations WHERE slot = ?", (activation.slot,))
+            database.execute(
+                "INSERT OR REPLACE INTO activation_outcomes VALUES (?, ?, ?)",
+                (activation.slot, activation.command, _outcomes().dump_json(outcome).decode()),
+            )
+        self._standings |= {slot: each for slot, each in settled.items() if each is not None}
+        self._previous = previous
+        return outcome
+
+    def outcome(self, slot: str) -> tuple[str, Outcome] | None:
+        """The command of the last activation of a slot, and how that ended."""
+        rows = self._database.execute(
+            "SELECT command, outcome FROM activation_outcomes WHERE slot = ?", (slot,)
+        )
+        return (rows[0][0], _outcomes().validate_json(rows[0][1])) if rows else None
+
+    def clear(self, slot: str) -> None:
+        """Nothing is in this slot."""
+        self._database.execute("DELETE FROM service WHERE slot = ?", (slot,))
+        self._standings.pop(slot, None)
+        self._previous.pop(slot, None)
+
+
+def _text(candidate: Candidate | None) -> str | None:
+    return None if candidate is None else _candidates().dump_json(candidate).decode()
+
+
+# Made late and once: building them takes a while.
+
+
+@cache
+def _activations() -> TypeAdapter[Activation]:
+    return TypeAdapter(Activation)
+
+
+@cache
+def _candidates() -> TypeAdapter[Candidate]:
+    return TypeAdapter(Candidate)
+
+
+@cache
+def _outcomes() -> TypeAdapter[Outcome]:
+    return TypeAdapter(Outcome)
+
+
+@cache
+def _standings() -> TypeAdapter[Standing]:
+    return TypeAdapter(Standing)
