@@ -10,21 +10,21 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, NamedTuple
 
-from peatnet.errors import IntegrityError, NoSource, PeerLost, RemoteProtocolError
+from peatnet.errors import IntegrityError, PeerLost, RemoteProtocolError
 from peatnet.net.blob_messages import (
-    BUSY,
-    MAX_MORE,
     ChunkReply,
     ChunkRequest,
     HaveReply,
-    HaveRequest,
     More,
     Refusal,
     decode_reply,
-    unpack_indices,
 )
+from peatnet.net.holdings import HAVE_NUMBER, Holdings
+from peatnet.net.standing import Allowance
+from peatnet.net.stream_fetch import KEEP_ALIVE, STALL_TIMEOUT, TALK_BURST, TALK_RATE
 from peatnet.net.wire import pack_prefix
 
 if TYPE_CHECKING:
@@ -33,11 +33,26 @@ if TYPE_CHECKING:
     from peatnet.net.lanes.sockets import LaneSocket
     from peatnet.transfer import SourceLink
 
-# As on streams, see ``peer_source``.
-KEEP_ALIVE = 25.0
-STALL_TIMEOUT = 60.0
 
-Report = tuple[str, object]
+class Kind(Enum):
+    """What a lane's thread has to tell."""
+
+    ARRIVED = auto()  # a chunk, and is on disk
+    CORRUPT = auto()  # a chunk, and is not what the table says
+    REFUSED = auto()  # by the peer
+    FORGOTTEN = auto()  # a request that was taken back in time
+    HAS = auto()  # what the peer has now
+    GAINED = auto()  # what it has besides
+
+
+class Report(NamedTuple):
+    """One thing that happened on a lane."""
+
+    kind: Kind
+    chunk: int = -1
+    reason: str = ""
+    bitmap: bytes | None = None
+    gained: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -45,6 +60,7 @@ class Board:
     """What the lanes of one session share with trio: requests one way, reports the other.
 
     Attributes:
+        notify: tells trio that there are reports; any thread.
         depth: requests that one lane may have out.
         wanted: chunks to ask for; trio appends, any lane takes.
         reports: what happened; any lane appends, trio takes.
@@ -55,32 +71,47 @@ class Board:
     wanted: deque[int] = field(default_factory=deque)
     reports: deque[Report] = field(default_factory=deque)
 
-    def report(self, kind: str, what: object) -> None:
+    def report(self, report: Report) -> None:
         """Tell trio. Any thread."""
-        self.reports.append((kind, what))
+        self.reports.append(report)
         self.notify()
 
 
 class Fetcher:
     """Fetches over one lane. Belongs to its thread, but where said.
 
+    Args:
+        lane: the lane; stays the caller's.
+        link: the download's.
+        board: shared with the session's other lanes.
+        peer_id: who is at the other end.
+        leads: whether this lane asks what the peer has, for all of them.
+
     Attributes:
-        leads: whether this lane asks what the peer has; trio may set it.
+        leads: that; trio may set it when the lane that led is gone.
         parked: whether the thread waits and has to be woken for new requests; trio reads it.
         out: chunks asked for and not answered; trio may look when the thread has ended.
     """
 
-    def __init__(self, lane: LaneSocket, link: SourceLink, board: Board, *, leads: bool) -> None:
+    def __init__(
+        self, lane: LaneSocket, link: SourceLink, board: Board, peer_id: str, *, leads: bool
+    ) -> None:
         self.lane = lane
         self.leads = leads
         self.parked = False
         self.out: set[int] = set()
         self._link = link
         self._board = board
+        self._peer_id = peer_id
+        self._holdings = self._new_holdings()
+        self._watches = leads
+        self._talk = Allowance(TALK_RATE, TALK_BURST)
         self._have_due = 0.0
-        self._have_out = False
         self._heard_at = 0.0
         self._buffer = memoryview(bytearray(min(link.table.chunk_size, link.table.size)))
+
+    def _new_holdings(self) -> Holdings:
+        return Holdings(self._peer_id, self._link.hash, self._link.table, watch=self.leads)
 
     def has_room(self) -> bool:
         """Whether it would take another request. Any thread."""
@@ -95,7 +126,6 @@ class Fetcher:
             RemoteProtocolError: it broke the protocol.
             DiskFull, StorageError: as raised by ``link.write``.
         """
-        self._heard_at = time.monotonic()
         while True:
             self._send_requests()
             self.parked = True
@@ -111,7 +141,7 @@ class Fetcher:
 
     def _patience(self) -> float:
         now = time.monotonic()
-        if not self.out and not self._have_out:
+        if not self.out and not self._holdings.asked:
             return max(0.0, self._have_due - now)
         left = self._heard_at + STALL_TIMEOUT - now
         if left <= 0:
@@ -120,28 +150,25 @@ class Fetcher:
 
     def _send_requests(self) -> None:
         frames = []
-        if not self._have_out and time.monotonic() >= self._have_due:
-            frames.append(
-                pack_prefix(
-                    HaveRequest(0, self._link.hash, self.leads, self._link.priority).header()
-                )
-            )
-            self._have_out = True
-            if not self.out:
-                self._heard_at = time.monotonic()
+        idle = not self.out and not self._holdings.asked
+        if not self._holdings.asked:
+            if self.leads and not self._watches:
+                self._watches, self._holdings, self._have_due = True, self._new_holdings(), 0.0
+            if time.monotonic() >= self._have_due:
+                frames.append(pack_prefix(self._holdings.question(self._link.priority).header()))
         while self.has_room():
             try:
                 index = self._board.wanted.popleft()
             except IndexError:
                 break
             if self._link.cancelled(index):
-                self._board.report("dropped", index)
+                self._board.report(Report(Kind.FORGOTTEN, index))
                 continue
-            if not self.out and not self._have_out:
-                self._heard_at = time.monotonic()
             self.out.add(index)
             frames.append(pack_prefix(ChunkRequest(index + 1, self._link.hash, index).header()))
         if frames:
+            if idle:
+                self._heard_at = time.monotonic()  # from now on the peer is waited for
             self.lane.send_bytes(b"".join(frames))
 
     def _take_reply(self) -> None:
@@ -149,14 +176,17 @@ class Fetcher:
         reply = decode_reply(fields)
         if isinstance(reply, ChunkReply):
             self._take_chunk(reply, length)
-        elif isinstance(reply, HaveReply):
-            self._take_have(reply, length)
-        elif isinstance(reply, More):
-            self._take_more(reply, length)
+            return
+        # It may keep this lane busy with talk, but not us.
+        time.sleep(self._talk.wait(time.monotonic()))
+        self._talk.take(time.monotonic())
+        if isinstance(reply, (HaveReply, More)):
+            self._holdings.expect(reply, length)
+            self._take_news(reply, self.lane.read(length))
         elif isinstance(reply, Refusal):
             self._take_refusal(reply, length)
         else:
-            raise RemoteProtocolError(f"a {type(reply).__name__} that nobody asked for")
+            raise RemoteProtocolError("a table that nobody asked for")
 
     def _take_chunk(self, reply: ChunkReply, length: int) -> None:
         index = reply.index
@@ -169,52 +199,35 @@ class Fetcher:
         try:
             self._link.write(index, view)
         except IntegrityError:
-            self._board.report("corrupt", index)
+            kind = Kind.CORRUPT
         else:
-            self._board.report("arrived", index)
+            kind = Kind.ARRIVED
         self.out.remove(index)
+        self._board.report(Report(kind, index))
 
-    def _take_have(self, reply: HaveReply, length: int) -> None:
-        self._answered(reply.number)
-        table = self._link.table
-        if (reply.size, reply.chunk_size) != (table.size, table.chunk_size) or (
-            reply.table_hash != table.table_hash
-        ):
-            raise NoSource("its chunk table is not this download's")
-        expected = 0 if reply.full else (table.n_chunks + 7) // 8
-        if length != expected:
-            raise RemoteProtocolError(f"a bitmap of {length} bytes for {table.n_chunks} chunks")
-        bitmap = self.lane.read(length)
+    def _take_news(self, reply: HaveReply | More, payload: bytes) -> None:
+        now = time.monotonic()
+        if isinstance(reply, More):
+            gained = self._holdings.more(reply, payload)
+            news = Report(Kind.HAS) if gained is None else Report(Kind.GAINED, gained=gained)
+            self._board.report(news)
+            return
+        bitmap = self._holdings.have(reply, payload, now)
+        self._have_due = now + KEEP_ALIVE
         if self.leads:
-            self._board.report("has", None if reply.full else bitmap)
-
-    def _answered(self, number: int) -> None:
-        if number != 0 or not self._have_out:
-            raise RemoteProtocolError("an answer that nobody asked for")
-        self._have_out = False
-        self._have_due = time.monotonic() + KEEP_ALIVE
-
-    def _take_more(self, reply: More, length: int) -> None:
-        if not self.leads or reply.number != 0 or length > 4 * MAX_MORE or (reply.full and length):
-            raise RemoteProtocolError("news that nobody asked for")
-        if reply.full:
-            self._board.report("has", None)
-        else:
-            self._board.report("gained", unpack_indices(self.lane.read(length)))
+            self._board.report(Report(Kind.HAS, bitmap=bitmap))
 
     def _take_refusal(self, refusal: Refusal, length: int) -> None:
+        index = refusal.number - 1
         if length:
             raise RemoteProtocolError("a refusal with a payload")
-        index = refusal.number - 1
-        if refusal.number == 0:
-            self._answered(0)
-            if refusal.reason == BUSY:
-                raise NoSource("busy")
+        if refusal.number == HAVE_NUMBER:
+            bitmap = self._holdings.refusal(refusal)
+            self._have_due = time.monotonic() + KEEP_ALIVE
             if self.leads:
-                # It has nothing yet. It may get some; the question is asked again.
-                self._board.report("has", bytes((self._link.table.n_chunks + 7) // 8))
+                self._board.report(Report(Kind.HAS, bitmap=bitmap))
         elif index in self.out:
             self.out.remove(index)
-            self._board.report(refusal.reason, index)
+            self._board.report(Report(Kind.REFUSED, index, refusal.reason))
         else:
             raise RemoteProtocolError("refused what nobody asked for")

@@ -1,57 +1,87 @@
-"""The holder's loop on one lane, in a worker thread: takes requests, answers them in order.
+"""The holder's loop on one lane, in a worker thread.
 
-Between two frames of ours it looks for new requests, so that a peer that sends them is never kept from doing so by a
-full buffer; but for BACKLOG of them, of which an honest downloader has far fewer out. A chunk is read into the one
-buffer that the lane has while it is busy, behind room for its header, and sent from there.
+Questions are answered, and chunks refused, as the requests are read; chunks that are wanted wait in a queue, of which
+the first one stands at the node's upload gate. While it waits there the thread waits for whatever comes first: leave to
+send, another request, or news for a peer that watches. A chunk is read into the one buffer that the lane has
+while it is busy, behind room for its header, and sent from there.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from peatnet.errors import PeerLost, StorageError
+from peatnet.errors import PeerLost
+from peatnet.net.blob_answers import Answers, chunk_header, refused
 from peatnet.net.blob_messages import (
     ABSENT,
-    ChunkReply,
     ChunkRequest,
-    HaveReply,
     HaveRequest,
-    Refusal,
     Request,
-    TableReply,
     decode_request,
 )
+from peatnet.net.blob_news import LONGEST_INTERVAL, PUSH_INTERVAL, PUSHES_PER_SECOND
 from peatnet.net.lanes.messages import OK
 from peatnet.net.lanes.sockets import HEAD_ROOM
+from peatnet.net.standing import Allowance
 
 if TYPE_CHECKING:
-    from peatnet.blobs import Hash, Reader, Store
+    from peatnet.blobs import Store
     from peatnet.net.lanes.sockets import LaneSocket
+    from peatnet.net.upload_gate import Pass, UploadGate
 
-# Requests that are read and not answered; with more, reading waits until some are.
-BACKLOG = 64
+# Requests for chunks that wait; with more, the peer's next requests are left unread. An honest one has far fewer out.
+MAX_WANTED = 64
 # As on streams, see ``blob_server``.
 IDLE_TIMEOUT = 120.0
+QUESTION_RATE = 10.0
+QUESTION_BURST = 100.0
+PLACE_PATIENCE = 3.0
+# Requests that are read in a row before the thread looks whether it has something to send.
+IN_A_ROW = 64
 
 
 class Holder:
     """Serves one lane. Belongs to its thread, but for ``idle_since``.
 
+    Args:
+        store: where the blobs are.
+        gate: which all chunks pass.
+        lane: the lane; stays the caller's.
+        peer_id: whose lane it is.
+        telling: the holders that have news to push, of all lanes: the more, the rarer each one pushes.
+
     Attributes:
-        idle_since: when it answered the last request, on time.monotonic's clock; infinite while it is busy.
+        idle_since: when the last request was dealt with, on time.monotonic's clock; infinite while one is not.
     """
 
-    def __init__(self, store: Store, lane: LaneSocket) -> None:
+    def __init__(
+        self,
+        store: Store,
+        gate: UploadGate,
+        lane: LaneSocket,
+        peer_id: str,
+        telling: set[Holder],
+    ) -> None:
         self.idle_since = time.monotonic()
-        self._store = store
+        self._gate = gate
         self._lane = lane
-        self._backlog: deque[Request] = deque()
-        self._blob: Hash | None = None
-        self._reader: Reader | None = None
+        self._peer_id = peer_id
+        self._answers = Answers(store, peer_id, gate, self._ring)
+        self._questions = Allowance(QUESTION_RATE, QUESTION_BURST)
+        self._deaf_until = 0.0  # it asked too many
+        self._held: Request | None = None  # until all chunks of another blob have been sent
+        self._wanted: deque[ChunkRequest] = deque()
+        self._place: Pass | None = None  # of the first one
+        self._may_go = False
+        self._telling = telling
+        self._news = False
+        self._news_due = 0.0
         self._buffer = memoryview(bytearray())
+        self._thread = 0
 
     def run(self) -> None:
         """Serve until the peer ends the lane or asks nothing for IDLE_TIMEOUT seconds.
@@ -59,77 +89,151 @@ class Holder:
         Raises:
             PeerLost: the lane ended or broke.
             RemoteProtocolError: the peer sent something that is no request.
+            StorageError: a blob cannot be opened.
         """
+        self._thread = threading.get_ident()
         try:
             self._lane.send(OK)
             while True:
                 self._take_requests()
-                if self._backlog:
-                    self._answer(self._backlog.popleft())
+                self._push_news()
+                if self._wanted and self._place is None:
+                    self._stand_at_the_gate(self._wanted[0])
+                if self._may_go:
+                    self._send_chunk(self._wanted.popleft())
+                else:
+                    self._lane.wait(self._patience(), reading=self._hears())
         finally:
-            if self._reader is not None:
-                self._reader.close()
+            if self._place is not None:
+                self._place.withdraw()
+            self._answers.close()
+            self._telling.discard(self)
+
+    # Requests.
+
+    def _hears(self) -> bool:
+        return (
+            self._held is None
+            and len(self._wanted) < MAX_WANTED
+            and (not self._deaf_until or time.monotonic() >= self._deaf_until)
+        )
 
     def _take_requests(self) -> None:
-        while len(self._backlog) < BACKLOG:
-            if not self._lane.wait(0.0 if self._backlog else self._patience()):
+        if self._held is not None and not self._wanted:
+            request, self._held = self._held, None
+            self._take(request)
+        for _ in range(IN_A_ROW):
+            if not self._hears() or not self._lane.wait(0.0):
                 return
             fields, _ = self._lane.receive(max_payload=0)
-            self._backlog.append(decode_request(fields))
             self.idle_since = math.inf
+            request = decode_request(fields)
+            if self._wanted and request.blob != self._answers.blob:
+                self._held = request
+            else:
+                self._take(request)
+
+    def _take(self, request: Request) -> None:
+        if isinstance(request, ChunkRequest):
+            refusal = self._answers.want(request)
+            if refusal is None:
+                self._wanted.append(request)
+            else:
+                self._lane.send(*refusal)
+            return
+        now = time.monotonic()
+        self._questions.take(now)
+        self._deaf_until = now + self._questions.wait(now)
+        if isinstance(request, HaveRequest):
+            self._lane.send(*self._answers.have(request))
+        else:
+            self._lane.send(*self._answers.table(request))
 
     def _patience(self) -> float:
-        """How long to wait for the next request.
+        """How long to wait when there is nothing to do.
 
         Raises:
-            PeerLost: it was long enough.
+            PeerLost: nothing has been asked for too long.
         """
         now = time.monotonic()
-        if self.idle_since == math.inf:
-            self.idle_since = now
-            self._buffer = memoryview(bytearray())
-        left = self.idle_since + IDLE_TIMEOUT - now
-        if left <= 0:
-            raise PeerLost(f"asked nothing for {IDLE_TIMEOUT:.0f} s")
+        if self._wanted or self._held is not None:
+            left = IDLE_TIMEOUT
+        else:
+            if self.idle_since == math.inf:
+                self.idle_since = now
+                self._buffer = memoryview(bytearray())
+            left = self.idle_since + IDLE_TIMEOUT - now
+            if left <= 0:
+                raise PeerLost(f"asked nothing for {IDLE_TIMEOUT:.0f} s")
+        for due in (self._deaf_until, self._news_due if self._news else 0.0):
+            if due > now:
+                left = min(left, due - now)
         return left
 
-    def _answer(self, request: Request) -> None:
-        reader = self._reader_for(request)
-        if reader is None:
-            self._lane.send(Refusal(request.number, ABSENT).header())
-        elif isinstance(request, HaveRequest):
-            table = reader.table
-            full = reader.complete
-            reply = HaveReply(request.number, table.size, table.chunk_size, table.table_hash, full)
-            self._lane.send(reply.header(), b"" if full else reader.have())
-        elif isinstance(request, ChunkRequest):
-            self._send_chunk(request, reader)
-        else:
-            digests = memoryview(reader.table.digests)
-            piece = digests[request.first * 32 : (request.first + request.count) * 32]
-            self._lane.send(TableReply(request.number).header(), piece)
+    # Chunks.
 
-    def _reader_for(self, request: Request) -> Reader | None:
-        # A "have" looks again: a partial blob may have become complete, or a removed one have come back.
-        if request.blob != self._blob or isinstance(request, HaveRequest):
-            if self._reader is not None:
-                self._reader.close()
-            self._reader = None
-            self._reader = self._store.open_reader(request.blob)
-            self._blob = request.blob
-        return self._reader
+    def _stand_at_the_gate(self, request: ChunkRequest) -> None:
+        self._place = self._gate.submit(
+            request.blob,
+            request.index,
+            self._peer_id,
+            self._answers.priority,
+            max(1, self._answers.length_of(request.index)),
+            self._go,
+        )
 
-    def _send_chunk(self, request: ChunkRequest, reader: Reader) -> None:
-        if request.index < reader.table.n_chunks and reader.has(request.index):
-            length = reader.table.length_of(request.index)
+    def _go(self) -> None:
+        """Any thread: the first chunk's time has come."""
+        self._may_go = True
+        self._ring_bell()
+
+    def _send_chunk(self, request: ChunkRequest) -> None:
+        place, self._place, self._may_go = self._place, None, False
+        if place is None:
+            return
+        try:
+            length = self._answers.length_of(request.index)
             if len(self._buffer) < HEAD_ROOM + length:
-                self._buffer = memoryview(bytearray(HEAD_ROOM + reader.table.chunk_size))
-            try:
-                reader.read_into(request.index, self._buffer[HEAD_ROOM : HEAD_ROOM + length])
-            except StorageError:
-                pass  # say that it is not here; verify finds out why
-            else:
-                reply = ChunkReply(request.number, request.index)
-                self._lane.send_behind(reply.header(), self._buffer, length)
+                self._buffer = memoryview(bytearray(HEAD_ROOM + length))
+            view = self._buffer[HEAD_ROOM : HEAD_ROOM + length]
+            if not self._answers.read(request.index, view):
+                self._lane.send(*refused(request, ABSENT))
                 return
-        self._lane.send(Refusal(request.number, ABSENT).header())
+            self._lane.send_behind(
+                chunk_header(request),
+                self._buffer,
+                length,
+                slow=(PLACE_PATIENCE, lambda: place.done(sent=True)),
+            )
+            place.done(sent=True)
+        finally:
+            place.withdraw()  # nothing, when it is done
+
+    # News.
+
+    def _ring(self) -> None:
+        """Any thread: there may be news for a peer that watches."""
+        self._news = True
+        self._telling.add(self)
+        self._ring_bell()
+
+    def _ring_bell(self) -> None:
+        if threading.get_ident() != self._thread:
+            self._lane.wake()
+
+    def _push_news(self) -> None:
+        if not self._news or (now := time.monotonic()) < self._news_due:
+            return
+        self._news = False
+        push = self._answers.news()
+        if push is None:
+            self._telling.discard(self)
+            return
+        # Until it is told that there is none, there may be more.
+        self._news = True
+        self._news_due = now + self._interval()
+        self._lane.send(*push)
+
+    def _interval(self) -> float:
+        shared = len(self._telling) / PUSHES_PER_SECOND
+        return min(LONGEST_INTERVAL, max(PUSH_INTERVAL, shared))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peatnet.blobs import Store
     from peatnet.net.frames import FrameStream
     from peatnet.net.host import Host
+    from peatnet.net.upload_gate import UploadGate
 
 LANE_PROTOCOL = "/peatnet/lane/1"
 
@@ -57,20 +58,21 @@ class _User:
 
 @asynccontextmanager
 async def open_lanes(
-    host: Host, store: Store, listen: Sequence[str], port: int | None
+    host: Host, store: Store, gate: UploadGate, listen: Sequence[str], port: int | None
 ) -> AsyncIterator[Lanes]:
     """Have lanes for as long as the context lasts.
 
     Args:
         host: whose peers may ask for them.
         store: what is served over them.
+        gate: which all chunks pass.
         listen: the node's listening addresses, as configured.
         port: see :func:`peatnet.net.lanes.listening.lane_listeners`.
 
     Raises:
         ListenError: the port cannot be had.
     """
-    server = LaneServer(store, _User(host))
+    server = LaneServer(store, gate, _User(host))
     async with lane_listeners(listen, port) as listeners, trio.open_nursery() as nursery:
         await nursery.start(server.run, listeners, lane_addresses(listeners))
         host.handle(LANE_PROTOCOL, server.offer)

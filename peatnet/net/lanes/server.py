@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import Store
     from peatnet.net.frames import FrameStream
+    from peatnet.net.upload_gate import UploadGate
 
 # Time for TLS, and again for the ticket.
 HANDSHAKE_TIMEOUT = 5.0
@@ -81,21 +82,25 @@ class LaneServer:
 
     Args:
         store: where the blobs are.
+        gate: which all chunks pass.
         user: the node's opinion of peers.
-        addresses: tells the addresses at which others reach this node, given the port: ``/ip4/…/tcp/PORT``.
-        tickets: who may come; its clock is trio's.
+        tickets: who may come, by trio's clock; None for the usual ones.
     """
 
-    def __init__(self, store: Store, user: LaneUser, tickets: Tickets | None = None) -> None:
+    def __init__(
+        self, store: Store, gate: UploadGate, user: LaneUser, tickets: Tickets | None = None
+    ) -> None:
         self.tickets = tickets or Tickets(os.urandom)
         self.port = 0
         self.addresses: list[str] = []
         self._store = store
+        self._gate = gate
         self._user = user
         self._identity = new_identity()
         self._standing = AddressStanding()
         self._pending: Counter[str] = Counter()
         self._lanes: set[_Lane] = set()
+        self._telling: set[Holder] = set()
         # No more threads than connections that are let in: nobody waits for one.
         self._threads = trio.CapacityLimiter(MAX_PENDING + MAX_LANES)
 
@@ -229,7 +234,8 @@ class LaneServer:
         return found is not None
 
     async def _serve_peer(self, socket: LaneSocket, peer_id: str) -> None:
-        lane = _Lane(peer_id, socket, Holder(self._store, socket))
+        holder = Holder(self._store, self._gate, socket, peer_id, self._telling)
+        lane = _Lane(peer_id, socket, holder)
         self._lanes.add(lane)
         try:
             with lane.scope:

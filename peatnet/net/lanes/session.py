@@ -10,7 +10,8 @@ from peatnet.concurrency import bare_errors
 from peatnet.errors import PeerLost
 from peatnet.log import get_logger
 from peatnet.net.blob_messages import LATER
-from peatnet.net.lanes.fetcher import Board, Fetcher
+from peatnet.net.holdings import Patience
+from peatnet.net.lanes.fetcher import Board, Fetcher, Kind
 from peatnet.net.lanes.threads import in_lane_thread
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class LaneSession:
         self._token = trio.lowlevel.current_trio_token()
         self._news = trio.Event()
         self._board = Board(self._notify, pipeline)
+        self._patience = Patience()
         self._asked: set[int] = set()  # taken from the link, and nothing reported of them yet
         self._fetchers: list[Fetcher] = []
 
@@ -70,7 +72,7 @@ class LaneSession:
 
     async def _run_lane(self, lane: LaneSocket) -> None:
         leads = not any(fetcher.leads for fetcher in self._fetchers)
-        fetcher = Fetcher(lane, self._link, self._board, leads=leads)
+        fetcher = Fetcher(lane, self._link, self._board, self._client.peer_id, leads=leads)
         self._fetchers.append(fetcher)
         try:
             await in_lane_thread(fetcher.run, lane.shut, self._client.threads)
@@ -109,26 +111,25 @@ class LaneSession:
     def _handle_reports(self) -> None:
         reports = self._board.reports
         while reports:
-            kind, what = reports.popleft()
-            if kind == "has":
-                self._link.has(what)  # type: ignore[arg-type]
-            elif kind == "gained":
-                self._link.gained(what)  # type: ignore[arg-type]
-            else:
-                self._chunk_reported(kind, what)  # type: ignore[arg-type]
-
-    def _chunk_reported(self, kind: str, index: int) -> None:
-        self._asked.discard(index)
-        if kind == "arrived":
-            self.delivered += 1
-            self._link.arrived(index)
-        elif kind == "corrupt":
-            self._link.corrupt(index)
-        elif kind == "dropped":
-            if not self._link.cancelled(index):
-                self._pass_on(index)
-                self._nudge()
-        elif kind == LATER:
-            self._link.deferred(index)
-        else:
-            self._link.failed(index, kind)
+            report = reports.popleft()
+            index = report.chunk
+            self._asked.discard(index)
+            match report.kind:
+                case Kind.ARRIVED:
+                    self.delivered += 1
+                    self._link.arrived(index)
+                case Kind.CORRUPT:
+                    self._link.corrupt(index)
+                case Kind.REFUSED:
+                    if report.reason == LATER and self._patience.has_for(index):
+                        self._link.deferred(index)
+                    else:
+                        self._link.failed(index, report.reason)
+                case Kind.FORGOTTEN:
+                    if not self._link.cancelled(index):  # it is wanted again
+                        self._pass_on(index)
+                        self._nudge()
+                case Kind.HAS:
+                    self._link.has(report.bitmap)
+                case Kind.GAINED:
+                    self._link.gained(report.gained)

@@ -9,6 +9,7 @@ thread is done.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -21,7 +22,7 @@ from peatnet.net.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, Fields, pack_prefi
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from typing_extensions import Buffer
 
@@ -66,6 +67,9 @@ class LaneSocket:
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
+        self._deaf_poll = select.poll()
+        self._deaf_poll.register(self._sock, select.POLLRDHUP)
+        self._deaf_poll.register(self._wake, select.POLLIN)
         self._lock = threading.Lock()  # over closing and what others may do meanwhile
         self._closed = False
         self._head = memoryview(bytearray(MAX_HEADER))
@@ -113,17 +117,28 @@ class LaneSocket:
         """What the other end has shown, in DER; empty where that was nothing."""
         return self._sock.getpeercert(binary_form=True) or b""
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until there is something to read (then True), or somebody woke us, or time is up."""
-        if self._sock.pending():
+    def wait(self, seconds: float, *, reading: bool = True) -> bool:
+        """Wait until there is something to read (then True), or somebody woke us, or time is up.
+
+        Args:
+            seconds: how long at most; 0 only looks.
+            reading: False where what there is to read is to be left there.
+
+        Raises:
+            PeerLost: the lane has ended, where we are not to find that out by reading.
+        """
+        if reading and self._sock.pending():
             return True
-        readable = False
-        for fd, _ in self._poll.poll(max(0, int(seconds * 1000))):
+        poll = self._poll if reading else self._deaf_poll
+        found = False
+        for fd, _ in poll.poll(math.ceil(seconds * 1000)):
             if fd == self._wake:
                 os.eventfd_read(self._wake)
             else:
-                readable = True
-        return readable
+                found = True
+        if found and not reading:
+            raise PeerLost("the lane ended")
+        return found
 
     def receive(
         self, *, max_payload: int = MAX_PAYLOAD, limit: float = FRAME_TIMEOUT
@@ -189,8 +204,21 @@ class LaneSocket:
         body = memoryview(payload)
         self.send_bytes(b"".join((pack_prefix(header, body.nbytes), body)))
 
-    def send_behind(self, header: Mapping[str, Any], buffer: memoryview, length: int) -> None:
+    def send_behind(
+        self,
+        header: Mapping[str, Any],
+        buffer: memoryview,
+        length: int,
+        *,
+        slow: tuple[float, Callable[[], None]] | None = None,
+    ) -> None:
         """Send a frame whose payload lies in ``buffer`` from HEAD_ROOM on; what is before it is overwritten.
+
+        Args:
+            header: the frame's.
+            buffer: room for the prefix, and the payload.
+            length: of the payload, in bytes.
+            slow: called when it has taken so many seconds (or a little more), and is not over.
 
         Raises:
             PeerLost: the lane broke, or the peer takes bytes too slowly.
@@ -198,17 +226,21 @@ class LaneSocket:
         prefix = pack_prefix(header, length)
         start = HEAD_ROOM - len(prefix)
         buffer[start:HEAD_ROOM] = prefix
-        self.send_bytes(buffer[start : HEAD_ROOM + length])
+        self.send_bytes(buffer[start : HEAD_ROOM + length], slow=slow)
 
-    def send_bytes(self, data: Buffer) -> None:
-        """Send whole frames, as they are.
+    def send_bytes(
+        self, data: Buffer, *, slow: tuple[float, Callable[[], None]] | None = None
+    ) -> None:
+        """Send whole frames, as they are; for ``slow`` see ``send_behind``.
 
         Raises:
             PeerLost: the lane broke, or the peer takes bytes too slowly.
         """
         view = memoryview(data)
         length, position, give = view.nbytes, 0, self._sock.send
-        deadline = time.monotonic() + FRAME_TIMEOUT + length / LOWEST_RATE
+        began = time.monotonic()
+        deadline = began + FRAME_TIMEOUT + length / LOWEST_RATE
+        look = deadline if slow is None else began + slow[0]
         while position < length:
             try:
                 position += give(view[position : position + RECORD])
@@ -216,5 +248,9 @@ class LaneSocket:
                 pass  # the ssl module wants the same bytes again
             except (OSError, ValueError) as exc:
                 raise PeerLost(f"the lane broke: {exc}") from exc
-            if position < length and time.monotonic() > deadline:
-                raise PeerLost("the peer takes bytes too slowly")
+            if time.monotonic() > look and position < length:
+                if time.monotonic() > deadline:
+                    raise PeerLost("the peer takes bytes too slowly")
+                if slow is not None:
+                    slow[1]()
+                look = deadline
