@@ -302,7 +302,9 @@ async def open_network(
     async with open_host(seed, listen, mdns=mdns) as host, AsyncExitStack() as stack:
         lanes = None
         if bulk:
-            lanes = await stack.enter_async_context(open_lanes(host, store, listen, bulk_port))
+            lanes = await stack.enter_async_context(
+                open_lanes(host, store, gate, listen, bulk_port)
+            )
         network = Network(host, keeper, rng, gate, lanes)
         host.handle(BLOB_PROTOCOL, BlobServer(store, gate).serve)
         for protocol, handler in network.handlers.items():
