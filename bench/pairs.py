@@ -69,13 +69,13 @@ def ready_sink(source: Child, arguments: Sequence[str | Path], job: Job) -> Iter
         yield take
 
 
-def check_file(job: Job, path: Path) -> None:
+def check_file(sent: Path, path: Path) -> None:
     """Whether a fetched file is the one that was sent; outside of the time.
 
     Raises:
         RuntimeError: it is not.
     """
-    if file_hash(path) != file_hash(job.file):
+    if file_hash(path) != file_hash(sent):
         raise RuntimeError(f"{path} is not the file that was sent")
 
 

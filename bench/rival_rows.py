@@ -80,29 +80,31 @@ def libtorrent_ends(
         yield source, children
 
 
+def libtorrent_fetch(path: Path, version: str, encryption: str, job: Job) -> Sample:
+    """One transfer of a file or directory."""
+    torrent = job.scratch / f"{version}.torrent"
+    if not torrent.exists():
+        finish([LIBTORRENT, "make", version, path, torrent], job.scratch)
+    with (
+        TemporaryDirectory(dir=job.scratch) as name,
+        libtorrent_ends(torrent, path.parent, [Path(name)], encryption, job) as ends,
+    ):
+        source, (sink,) = ends
+        usage = Ends(source, sink)
+        sink.write_line("go")
+        told = json.loads(sink.read_line(timeout=60 + job.size / SLOWEST))
+        for file in [path] if path.is_file() else path.iterdir():
+            check_file(file, Path(name) / file.relative_to(path.parent))
+        return usage.sample(job.size, told.pop("seconds"), **told)
+
+
 def libtorrent(version: str, encryption: str) -> Opener:
     """How to open a row of libtorrent with v1 or v2 torrents, ``plain`` or ``rc4``."""
 
     @contextmanager
     def open_row(job: Job) -> Iterator[Run]:
         need_module("libtorrent")
-        torrent = job.scratch / f"{version}.torrent"
-        if not torrent.exists():
-            finish([LIBTORRENT, "make", version, job.file, torrent], job.scratch)
-
-        def run() -> Sample:
-            with (
-                TemporaryDirectory(dir=job.scratch) as name,
-                libtorrent_ends(torrent, job.file.parent, [Path(name)], encryption, job) as ends,
-            ):
-                source, (sink,) = ends
-                usage = Ends(source, sink)
-                sink.write_line("go")
-                told = json.loads(sink.read_line(timeout=60 + job.size / SLOWEST))
-                check_file(job, Path(name) / job.file.name)
-                return usage.sample(job.size, told.pop("seconds"), **told)
-
-        yield run
+        yield lambda: libtorrent_fetch(job.file, version, encryption, job)
 
     return open_row
 
@@ -120,7 +122,7 @@ def iroh(job: Job) -> Iterator[Run]:
                 arguments: list[str | Path] = [IROH, "sink", here / "sink", here / "fetched"]
                 with ready_sink(source, arguments, job) as take:
                     sample = take(told)
-            check_file(job, here / "fetched")
+            check_file(job.file, here / "fetched")
             return sample
 
     yield run

@@ -59,7 +59,7 @@ def peatnet(*, lane: bool, sha256: bool) -> Opener:
                 sample = ends.sample(job.size, result["seconds"])
                 if result["bytes_by_source"] != {f"peer:{source.peer_id}": job.size}:
                     raise RuntimeError(f"not all from the source, once: {result}")
-                check_file(job, Path(result["path"]))
+                check_file(job.file, Path(result["path"]))
                 return sample
 
         yield run

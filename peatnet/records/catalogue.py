@@ -221,7 +221,7 @@ class Catalogue:
         """The publishers that are trusted now."""
         return frozenset(self._trusted)
 
-    def is_trusted(self, publisher: PeerId) -> bool:
+    def is_trusted(self, publisher: str) -> bool:
         """True when the publisher's records count."""
         return publisher in self._trusted
 
