@@ -113,6 +113,21 @@ def test_directories_and_removals(tmp_path: Path) -> None:
         rename_durable(tmp_path / "gone", tmp_path / "x")
 
 
+def test_a_link_is_replaced_in_one_step(tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    for target in ("a", "a", "b/c", "b/c"):
+        symlink_durable(target, link)
+        assert str(link.readlink()) == target
+        assert names_in(tmp_path) == ["current"]
+    link.unlink()
+    link.mkdir()
+    with pytest.raises(StorageError, match="in the way"):
+        symlink_durable("a", link)
+    with pytest.raises(StorageError):
+        symlink_durable("a", tmp_path / "gone" / "current")
+    assert names_in(tmp_path) == ["current"]
+
+
 def test_read_bounded(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"12345")
     assert read_bounded(tmp_path / "file", 5) == b"12345"
