@@ -16,6 +16,7 @@ from peatnet.blobs.durable import (
     is_orphan_temp,
     is_temp,
     read_bounded,
+    symlink_durable,
     temp_path,
     unlink_durable,
     write_all,
