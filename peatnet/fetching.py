@@ -8,64 +8,42 @@ download_url is fetched without one, and verified at its end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
-from peatnet.blobs import ChunkTable, Hash
-from peatnet.concurrency import Stirring, bare_errors, cancellable
-from peatnet.errors import IntegrityError, NoSource, RemoteProtocolError
+from peatnet.blobs import Hash
+from peatnet.concurrency import Stirring, bare_errors
+from peatnet.errors import IntegrityError, NoSource
 from peatnet.log import get_logger
+from peatnet.loose import HTTP_CONNECTIONS, LooseFetch
 from peatnet.net.standing import Offence
+from peatnet.origin import Scout, Turn
 from peatnet.swarm import SwarmSettings, Tier
-from peatnet.transfer import Download, DownloadSettings, RateMeter
+from peatnet.tables import LOOK_AROUND, Offer, Peers, TableSearch
+from peatnet.transfer import Download, DownloadSettings
 from peatnet.views import Progress, SourceChoice
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from peatnet.blobs import BlobInfo, Store
+    from peatnet.blobs import BlobInfo, ChunkTable, Store
     from peatnet.config import Config
     from peatnet.library import Target
-    from peatnet.transfer import Source
     from peatnet.transfer.budget import DownloadBudget
 
-# How often the connected peers are looked over for new sources, in seconds; new connections and announcements
-# are heard of at once.
-LOOK_AROUND = 2.0
 REPORT_INTERVAL = 0.1
-HTTP_CONNECTIONS = 4
 USUAL_PRIORITY = 3
+# How long a node lets others fetch from the origin while it gets nothing itself: a file without a chunk table passes on
+# nothing before it is complete, so that depends on its size, at a supposed rate; bounded, since claims may be lies.
+LOOSE_PATIENCE = 60.0
+SUPPOSED_RATE = 4e6
+LONGEST_PATIENCE = 900.0
+CHUNK_PATIENCE = 20.0
 
 log = get_logger(__name__)
-
-
-class Peers(Protocol):
-    """What fetching needs of the network."""
-
-    @property
-    def connected(self) -> frozenset[str]:
-        """The peers that we are connected to."""
-        ...
-
-    def source(self, peer_id: str) -> Source:
-        """A connected peer as a source."""
-        ...
-
-    def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
-        """Count a peer's offence."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    """A chunk table, and who gave it: None where a trusted publisher's signature stands behind it."""
-
-    table: ChunkTable
-    giver: str | None
 
 
 class BlobFetch:
@@ -98,8 +76,6 @@ class BlobFetch:
     ) -> None:
         manifest = target.model.manifest if target.model is not None else None
         self._blob = target.blob
-        self._trusted = target.model is not None and target.model.trusted
-        self._hint = manifest.chunks if manifest is not None else None
         self._size = manifest.size_bytes if manifest is not None else 0
         self._sha256 = (manifest.sha256 or None) if manifest is not None else None
         self._url = manifest.download_url if manifest is not None else None
@@ -115,9 +91,10 @@ class BlobFetch:
         self._download: Download | None = None
         self._stirring = stirring
         self._on_chunks = on_chunks
-        self._liars: set[str] = set()
-        self._disagreeing: set[str] = set()
-        self._received = 0  # of a loose fetch
+        self._search = TableSearch(target, stirring)
+        self._named = target.blob is not None
+        self._misleading: set[Hash] = set()  # blobs that were said to have our SHA-256
+        self._turn: Turn | None = None
         self.progress = Progress(self._size, 0, 0.0, None, {})
 
     def set_priority(self, priority: int) -> None:
@@ -145,6 +122,16 @@ class BlobFetch:
                 f"{self._what} has no download_url",
                 hint="run a node (`peatnet up`) that can reach peers",
             )
+        try:
+            info = await self._run()
+            if not self._named and self._peers is not None and self._sha256 is not None:
+                self._peers.claims.learn(Hash.parse(self._sha256), info.hash)
+            return info
+        finally:
+            if self._turn is not None:
+                self._turn.release()
+
+    async def _run(self) -> BlobInfo:
         while True:
             offer = await self._find_table()
             if offer is None or self._blob is None:
@@ -155,8 +142,18 @@ class BlobFetch:
             except IntegrityError as exc:
                 if offer.giver is None or self._peers is None:
                     raise
-                self._liars.add(offer.giver)
-                self._peers.offend(offer.giver, Offence.WRONG_TABLE, exc.message)
+                self._misled(self._peers, offer.giver, exc)
+
+    def _misled(self, peers: Peers, giver: str, exc: IntegrityError) -> None:
+        """The whole is wrong, by a table that no trusted publisher signed."""
+        if self._named:
+            self._search.liars.add(giver)
+            peers.offend(giver, Offence.WRONG_TABLE, exc.message)
+        elif self._sha256 is not None:
+            # Another peer said that this blob has the SHA-256 that is wanted; the table may well be right.
+            if self._blob is not None:
+                self._misleading.add(self._blob)
+            self._blob = None
 
     def _look(self) -> BlobInfo | None:
         if self._blob is not None:
@@ -165,15 +162,15 @@ class BlobFetch:
 
     # The table
 
-    async def _find_table(self) -> _Offer | None:
+    async def _find_table(self) -> Offer | None:
         """The chunk table to fetch by; None means that the URL is to be fetched from without one."""
         if self._blob is None:
             if self._url is None:
                 raise NoSource(f"{self._what}: its manifest names neither a blob nor a URL")
-            return None
+            return await self._wait_for_turn(None)
         known = await trio.to_thread.run_sync(self._store.partial_table, self._blob)
-        if known is not None and self._is_signed(known):
-            return _Offer(known, None)
+        if known is not None and self._search.is_signed(known):
+            return Offer(known, None)
         if self._peers is None:
             return None
         patience = (
@@ -181,84 +178,67 @@ class BlobFetch:
             if self._url is None
             else self._config.http_fallback_after_s
         )
-        found: list[_Offer] = []
         with trio.move_on_after(patience):
-            found.append(await self._ask_until_found(self._peers, self._blob))
-        if found:
-            return found[0]
+            return await self._search.run(self._peers, self._blob)
         if self._url is None:
-            others = len(self._disagreeing)
+            others = len(self._search.disagreeing)
             raise NoSource(
                 f"no peer has {self._what}"
                 + (f" with the signed chunk table; {others} have another" if others else ""),
                 hint="`peatnet peers` shows whom this node is connected to",
             )
         log.info("no peer has the chunk table; using the download_url", blob=self._blob.hex())
-        return None
+        return await self._wait_for_turn(self._blob)
 
-    async def _ask_until_found(self, peers: Peers, blob: Hash) -> _Offer:
-        """Ask every peer that is or comes connected, again and again, until one has the table.
+    async def _wait_for_turn(self, blob: Hash | None) -> Offer | None:
+        """Wait for a place at the origin; a chunk table that turns up in the meantime is as good."""
+        peers, name = self._peers, self._loose_name()
+        if peers is None or name is None:
+            return None
+        turn, found = self._turn_at(peers, name), list[Offer]()
+        if turn.held:
+            return None
 
-        Each peer is waited for by itself, so that one that never answers is in nobody's way.
-        """
-        found: list[_Offer] = []
-        asking: set[str] = set()
-
-        async def ask(peer_id: str) -> None:
-            offer = await self._ask_one(peers, blob, peer_id)
-            asking.discard(peer_id)
-            if offer is not None and not found:
-                found.append(offer)
-                nursery.cancel_scope.cancel()
-
-        async def look_around() -> None:
-            while True:
-                stirred = self._stirring.event
-                for peer_id in sorted(peers.connected - self._liars - self._disagreeing - asking):
-                    asking.add(peer_id)
-                    nursery.start_soon(ask, peer_id)
-                with trio.move_on_after(LOOK_AROUND):
-                    await stirred.wait()
+        async def search() -> None:
+            found.append(await self._search.run(peers, blob or await self._told_blob(peers)))
+            nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(look_around)
-        return found[0]
+            nursery.start_soon(search)
+            patience = LOOSE_PATIENCE + self._size / SUPPOSED_RATE
+            await turn.take(min(patience, LONGEST_PATIENCE), lambda: 0)
+            nursery.cancel_scope.cancel()
+        return found[0] if found else None
 
-    async def _ask_one(self, peers: Peers, blob: Hash, peer_id: str) -> _Offer | None:
-        try:
-            table = await peers.source(peer_id).table(blob)
-        except NoSource as exc:
-            log.debug("no chunk table", peer=peer_id, reason=exc.message)
-            return None
-        except RemoteProtocolError as exc:
-            peers.offend(peer_id, Offence.MALFORMED, exc.message)
-            return None
-        return self._judge_table(table, peer_id) if table is not None else None
+    async def _told_blob(self, peers: Peers) -> Hash:
+        """Wait until somebody says which blob has the SHA-256 that is wanted. The bytes will tell."""
+        sha256 = Hash.parse(self._sha256 or "")
+        while True:
+            stirred = peers.claims.stirring.event
+            told = peers.claims.told(sha256)
+            if told is None:
+                await stirred.wait()
+            elif told[0] in self._misleading:
+                peers.claims.disbelieve(sha256)  # somebody else may know better
+            else:
+                self._blob, by_whom = told
+                log.info("told which blob it is", blob=self._blob.hex(), peer=by_whom)
+                return self._blob
 
-    def _judge_table(self, table: ChunkTable, peer_id: str) -> _Offer | None:
-        if self._is_signed(table):
-            return _Offer(table, None)
-        if self._trusted and self._hint is not None:
-            # It may have cut the blob into chunks of another size, or it lies, or the publisher signed a wrong
-            # hash: nobody can tell from here, so nobody is accused. Its table is of no use to this fetch.
-            self._disagreeing.add(peer_id)
-            log.warning("chunk table is not the signed one", peer=peer_id, target=self._what)
-            return None
-        if self._size and table.size != self._size:
-            return None
-        return _Offer(table, peer_id)
+    def _turn_at(self, peers: Peers, name: Hash) -> Turn:
+        if self._turn is None:
+            self._turn = Turn(peers.claims, name, lambda: bool(peers.connected), self._rng)
+        return self._turn
 
-    def _is_signed(self, table: ChunkTable) -> bool:
-        return (
-            self._trusted
-            and self._hint is not None
-            and table.table_hash.hex() == self._hint.table_hash
-            and table.chunk_size == self._hint.chunk_size
-        )
+    def _loose_name(self) -> Hash | None:
+        """What the file is known by while its chunk table is not known."""
+        if self._named:
+            return self._blob
+        return Hash.parse(self._sha256) if self._sha256 else None
 
     # The bytes
 
-    async def _fetch_chunks(self, blob: Hash, offer: _Offer) -> BlobInfo:
+    async def _fetch_chunks(self, blob: Hash, offer: Offer) -> BlobInfo:
         if self._size and offer.table.size != self._size:
             raise IntegrityError(
                 f"{self._what}: its manifest says {self._size} bytes, "
@@ -299,24 +279,34 @@ class BlobFetch:
         return info
 
     async def _feed_sources(self, download: Download, table: ChunkTable) -> None:
-        if self._url is not None:
-            from peatnet.net.http_source import HttpSource  # noqa: PLC0415  # httpx takes long to import
+        async with trio.open_nursery() as nursery:
+            if self._url is not None:
+                nursery.start_soon(self._feed_origin, download, table, self._url)
+            while True:
+                stirred = self._stirring.event
+                if self._peers is not None:
+                    for peer_id in sorted(self._peers.connected - self._search.liars):
+                        download.add_source(self._peers.source(peer_id))
+                with trio.move_on_after(LOOK_AROUND):
+                    await stirred.wait()
 
-            download.add_source(
-                HttpSource(
-                    self._url,
-                    size=table.size,
-                    chunk_size=table.chunk_size,
-                    connections=HTTP_CONNECTIONS,
-                )
-            )
-        while True:
-            stirred = self._stirring.event
-            if self._peers is not None:
-                for peer_id in sorted(self._peers.connected - self._liars):
-                    download.add_source(self._peers.source(peer_id))
-            with trio.move_on_after(LOOK_AROUND):
-                await stirred.wait()
+    async def _feed_origin(self, download: Download, table: ChunkTable, url: str) -> None:
+        """Use the origin when the swarm wants it, and it is our turn."""
+        from peatnet.net.http_source import HttpSource  # noqa: PLC0415  # httpx takes long to import
+
+        origin = HttpSource(
+            url, size=table.size, chunk_size=table.chunk_size, connections=HTTP_CONNECTIONS
+        )
+        if self._peers is not None:
+            scout = Scout(origin.name)
+            download.add_source(scout)
+            await scout.wanted.wait()
+            patience = min(CHUNK_PATIENCE, self._config.give_up_after_s / 2)
+            turn = self._turn_at(self._peers, download.hash)
+            await turn.take(patience, lambda: download.progress.verified_bytes)
+            while origin.name in download.progress.alive:
+                await download.changed()  # the scout is on its way out
+        download.add_source(origin)
 
     async def _report(self, download: Download, earlier: dict[str, int]) -> None:
         announced = False
@@ -346,64 +336,21 @@ class BlobFetch:
             log.warning("source sent wrong bytes", source=source, reason=reason)
 
     async def _fetch_loose(self) -> BlobInfo:
-        from peatnet.net.http_loose import fetch_loose  # noqa: PLC0415  # httpx takes long to import
-        from peatnet.net.http_source import HttpSource  # noqa: PLC0415  # httpx takes long to import
-
-        url, size = self._url, self._size
-        name = self._blob or (Hash.parse(self._sha256) if self._sha256 else None)
-        if url is None or name is None or not size:
+        name = self._loose_name()
+        if self._url is None or name is None or not self._size:
             raise NoSource(
                 f"{self._what}: without a chunk table, its manifest must give size_bytes, "
                 "and sha256 or blob_hash",
                 hint="ask its publisher for a complete manifest",
             )
-        loose = await trio.to_thread.run_sync(self._store.start_loose, name, size)
-        source = HttpSource(url, size=size, chunk_size=size).name
-        meter = RateMeter(trio.current_time())
-        earlier = self._received = loose.received
-
-        def progress(received: int) -> None:
-            # Not verified: that comes at the end, for the whole at once. Never shown as verified.
-            nonlocal earlier
-            if received < self._received:
-                earlier = 0  # the server's file has changed, and is fetched anew
-            meter.add(max(0, received - self._received))
-            self._received = received
-            rate = meter.rate(trio.current_time())
-            self.progress = replace(
-                self.progress,
-                received_bytes=max(received, self.progress.received_bytes),
-                rate=rate,
-                eta_s=(size - received) / rate if rate > 0 else None,
-                bytes_by_source={source: received - earlier},
-            )
-
-        progress(loose.received)
-        try:
-            await fetch_loose(
-                url,
-                loose,
-                size=size,
-                connections=HTTP_CONNECTIONS,
-                progress=progress,
-            )
-            adopt = partial(
-                self._store.adopt_loose,
-                loose,
-                expect_sha256=self._sha256,
-                expect_blob_hash=self._blob,
-                progress=cancellable(),
-            )
-            info = await trio.to_thread.run_sync(adopt)
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(loose.close)
-        self.progress = Progress(
-            info.size,
-            info.size,
-            0.0,
-            0.0,
-            self.progress.bytes_by_source,
-            received_bytes=info.size,
+        fetch = LooseFetch(
+            self._url,
+            name,
+            self._size,
+            sha256=self._sha256,
+            blob=self._blob if self._named else None,
+            store=self._store,
+            progress=self.progress,
+            tell=partial(setattr, self, "progress"),
         )
-        return info
+        return await fetch.run(self._budget, self._priority)

@@ -25,7 +25,7 @@ from peatnet.errors import (
     NoSource,
     PeatnetError,
 )
-from peatnet.fetching import USUAL_PRIORITY, BlobFetch, Peers
+from peatnet.fetching import USUAL_PRIORITY, BlobFetch
 from peatnet.intents import Intents
 from peatnet.jobs import Job, fetch_name, retry_key
 from peatnet.library import Target
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo
     from peatnet.library import Library, Model
+    from peatnet.tables import Peers
     from peatnet.transfer.budget import DownloadBudget
     from peatnet.views import Progress
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
     from peatnet.blobs import LoosePartial
+    from peatnet.net.http_ranges import Pace
 
 # Bytes in a request, where ranges are given: large beside what a round trip costs.
 SEGMENT = 4 * 1024 * 1024
@@ -41,6 +42,7 @@ async def fetch_loose(
     *,
     size: int,
     progress: Callable[[int], None] | None = None,
+    pace: Pace | None = None,
     connections: int = 4,
     segment: int = SEGMENT,
     settings: HttpSettings = _DEFAULTS,
@@ -57,6 +59,7 @@ async def fetch_loose(
         size: the whole file's size in bytes, from the manifest; nothing beyond it is taken.
         progress: called with the bytes that are there, on disk or in memory, not verified. Falls back to 0 when the
             file has changed on the server, or the server gives no ranges, and it is fetched anew.
+        pace: waited for before each 256 KiB that are read, over any connection.
         connections: requests at once, where the server gives ranges.
         segment: bytes in each of them.
         settings: time limits and retries.
@@ -68,7 +71,9 @@ async def fetch_loose(
     if loose.size != size:
         raise HttpSourceError(f"a partial file for {loose.size} bytes, the manifest says {size}")
     async with HttpClient(url, connections=connections, settings=settings) as client:
-        fetch = _Fetch(client, loose, progress or _silent, connections, segment, settings)
+        fetch = _Fetch(
+            client, loose, progress or _silent, pace or _no_wait, connections, segment, settings
+        )
         try:
             await fetch.run()
         finally:
@@ -82,6 +87,7 @@ class _Fetch:
         client: HttpClient,
         loose: LoosePartial,
         progress: Callable[[int], None],
+        pace: Pace,
         connections: int,
         segment: int,
         settings: HttpSettings,
@@ -90,6 +96,7 @@ class _Fetch:
         self._client = client
         self._loose = loose
         self._progress = progress
+        self._pace = pace
         self._connections = connections
         self._segment = segment
         self._settings = settings
@@ -130,6 +137,7 @@ class _Fetch:
             self._client,
             self.sink,
             self._progress,
+            self._pace,
             connections=self._connections,
             segment=self._segment,
             unit=min(_UNIT, self._segment),
@@ -194,6 +202,7 @@ class _Fetch:
         try:
             while not loose.complete:
                 view = buffer[: min(len(buffer), loose.size - loose.received)]
+                await self._pace()
                 await body.read_into(view)
                 if loose.received + len(view) == loose.size:
                     await body.expect_end()
@@ -205,3 +214,7 @@ class _Fetch:
 
 def _silent(_received: int) -> None:
     """No progress is wanted."""
+
+
+async def _no_wait() -> None:
+    """No limit holds."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from peatnet.net.http_sink import Sink
     from peatnet.net.http_window import Segment
 
+    Pace: TypeAlias = Callable[[], Awaitable[None]]
     # A response that has a body to be read, and its URL for messages.
     _Answer: TypeAlias = tuple[httpx.Response, str]
 
@@ -55,6 +56,7 @@ class ParallelRanges:
         client: for the file's URL.
         sink: where the bytes go; says where to begin.
         progress: called with the bytes that are there, on disk or in memory.
+        pace: waited for before each unit.
         connections: requests at once.
         segment: bytes in each.
         unit: bytes received, and written, at a time.
@@ -66,6 +68,7 @@ class ParallelRanges:
         client: HttpClient,
         sink: Sink,
         progress: Callable[[int], None],
+        pace: Pace,
         *,
         connections: int,
         segment: int,
@@ -75,6 +78,7 @@ class ParallelRanges:
         self._client = client
         self._sink = sink
         self._progress = progress
+        self._pace = pace
         self._workers = connections
         self._unit = unit
         self._settings = settings
@@ -200,6 +204,7 @@ class ParallelRanges:
         try:
             while not segment.full:
                 view = segment.view[segment.filled :][: self._unit]
+                await self._pace()
                 await body.read_into(view)
                 if segment.position + len(view) == segment.end:
                     await body.expect_end()

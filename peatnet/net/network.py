@@ -19,6 +19,7 @@ from peatnet.log import get_logger
 from peatnet.net.addresses import parse_dial_address, to_announce
 from peatnet.net.blob_server import BlobServer
 from peatnet.net.catalogue_sync import CatalogueSync
+from peatnet.net.claims import Claims
 from peatnet.net.dialer import Dialer
 from peatnet.net.discovery import watch_mdns
 from peatnet.net.gossip import Gossip, open_gossip
@@ -65,6 +66,7 @@ class Network:
         on_peer: called when a peer connects or leaves.
         on_gained: called with (peer id, blob) when a connected peer says that it has gained some of a blob.
         gate: which all chunks pass on their way out.
+        claims: who fetches what from its origin.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Network:
         lanes: Lanes | None,
     ) -> None:
         self.gate = gate
+        self.claims = Claims(host.peer_id, trio.current_time, self._presence_changed)
         self.on_peer: list[PeerCallback] = []
         self.on_gained: list[OnBlob] = []
         self._host = host
@@ -164,12 +167,16 @@ class Network:
             self._presence_due.set()
         return results
 
+    def _presence_changed(self) -> None:
+        self._presence_due.set()
+
     def _take_presence(self, sender: str, presence: Presence) -> None:
         if sender == self._host.peer_id or self._host.is_banned(sender):
             return
         self.dialer.learn(sender, presence.addresses)
         if sender not in self._host.connected:
             return
+        self.claims.heard(sender, presence.claims, presence.learned)
         for blob in presence.gained:
             for callback in self.on_gained:
                 callback(sender, blob)
@@ -182,6 +189,7 @@ class Network:
             self._presence_due.set()
         else:
             self._synced_at.pop(peer_id, None)
+            self.claims.gone(peer_id)
         for callback in self.on_peer:
             callback(peer_id, connected=connected)
 
@@ -235,8 +243,9 @@ class Network:
                 del self._gained[blob]
             if self._gained:
                 self._presence_due.set()
+            digest = self._keeper.catalogue.digest()
             await gossip.publish_presence(
-                Presence(to_announce(self._host.listening), self._keeper.catalogue.digest(), gained)
+                Presence(to_announce(self._host.listening), digest, gained, *self.claims.to_tell())
             )
 
     async def run(self, gossip: Gossip, *, task_status: TaskStatus[None]) -> None:

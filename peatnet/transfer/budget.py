@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import trio
 
@@ -157,3 +157,46 @@ class Share:
         if grant != self._told:
             self._told = grant
             self._on_change(grant.ceiling, grant.credit)
+
+
+class Pacer:
+    """A share of the budget for what is read in a stream and not asked for in chunks. A context.
+
+    Args:
+        budget: of the node; None for no bounds.
+        priority: 1 (most urgent) to 5.
+        unit: bytes that are read at a time.
+    """
+
+    def __init__(self, budget: DownloadBudget | None, priority: int, unit: int) -> None:
+        self._budget = budget
+        self._priority = priority
+        self._unit = unit
+        self._share: Share | None = None
+        self._credit: int | None = None
+        self._changed = trio.Event()
+
+    def __enter__(self) -> Self:
+        if self._budget is not None:
+            self._share = self._budget.join(self._priority, self._unit, self._on_change)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._share is not None:
+            self._share.leave()
+
+    def _on_change(self, _ceiling: int | None, credit: int | None) -> None:
+        self._credit = credit
+        self._changed.set()
+
+    async def wait(self) -> None:
+        """Wait until one more unit may be read. Cancellation is safe."""
+        if self._share is None:
+            return
+        while self._credit is not None and self._credit <= 0:
+            self._changed = trio.Event()
+            await self._changed.wait()
+        if self._credit is not None:
+            self._credit -= 1
+        self._share.requested(1)
+        self._share.out(1, True)  # noqa: FBT003  # as the interface has it

@@ -18,6 +18,7 @@ from peatnet.errors import IntegrityError, NoSource
 from peatnet.keeper import Keeper
 from peatnet.library import Library, Model, open_library
 from peatnet.models import ModelManifest
+from peatnet.net.claims import Claims
 from peatnet.records import KeyPair, RecordType, sign_record
 from peatnet.swarm import Tier
 
@@ -126,6 +127,7 @@ class MemoryPeers:
     def __init__(self, *peers: MemoryPeer) -> None:
         self.peers = {peer.peer_id: peer for peer in peers}
         self.offences: list[tuple[str, str]] = []
+        self.claims = Claims("me", trio.current_time)
 
     @property
     def connected(self) -> frozenset[str]:

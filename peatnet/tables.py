@@ -1,0 +1,139 @@
+"""Finding the chunk table of a blob: the signed one where a trusted publisher signed one, else one on trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from peatnet.errors import NoSource, RemoteProtocolError
+from peatnet.log import get_logger
+from peatnet.net.standing import Offence
+
+if TYPE_CHECKING:
+    from peatnet.blobs import ChunkTable, Hash
+    from peatnet.concurrency import Stirring
+    from peatnet.library import Target
+    from peatnet.net.claims import Claims
+    from peatnet.transfer import Source
+
+# How often the connected peers are looked over for new sources, in seconds; new connections and announcements
+# are heard of at once.
+LOOK_AROUND = 2.0
+
+log = get_logger(__name__)
+
+
+class Peers(Protocol):
+    """What fetching needs of the network."""
+
+    @property
+    def connected(self) -> frozenset[str]:
+        """The peers that we are connected to."""
+        ...
+
+    @property
+    def claims(self) -> Claims:
+        """Who fetches what from its origin."""
+        ...
+
+    def source(self, peer_id: str) -> Source:
+        """A connected peer as a source."""
+        ...
+
+    def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
+        """Count a peer's offence."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A chunk table, and who gave it: None where a trusted publisher's signature stands behind it."""
+
+    table: ChunkTable
+    giver: str | None
+
+
+class TableSearch:
+    """Asks peers for the chunk table of one target.
+
+    Args:
+        target: what is wanted.
+        stirring: stirred when a peer connects or announces this blob.
+
+    Attributes:
+        liars: peers that are not asked any more; the fetch adds to them.
+        disagreeing: those whose table is not the signed one.
+    """
+
+    def __init__(self, target: Target, stirring: Stirring) -> None:
+        manifest = target.model.manifest if target.model is not None else None
+        self._what = str(target.model) if target.model is not None else f"blob {target.blob}"
+        self._trusted = target.model is not None and target.model.trusted
+        self._hint = manifest.chunks if manifest is not None else None
+        self._size = manifest.size_bytes if manifest is not None else 0
+        self._stirring = stirring
+        self.liars: set[str] = set()
+        self.disagreeing: set[str] = set()
+
+    async def run(self, peers: Peers, blob: Hash) -> Offer:
+        """Ask every peer that is or comes connected, again and again, until one has the table.
+
+        Each peer is waited for by itself, so that one that never answers is in nobody's way.
+        """
+        found: list[Offer] = []
+        asking: set[str] = set()
+
+        async def ask(peer_id: str) -> None:
+            offer = await self._ask_one(peers, blob, peer_id)
+            asking.discard(peer_id)
+            if offer is not None and not found:
+                found.append(offer)
+                nursery.cancel_scope.cancel()
+
+        async def look_around() -> None:
+            while True:
+                stirred = self._stirring.event
+                for peer_id in sorted(peers.connected - self.liars - self.disagreeing - asking):
+                    asking.add(peer_id)
+                    nursery.start_soon(ask, peer_id)
+                with trio.move_on_after(LOOK_AROUND):
+                    await stirred.wait()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look_around)
+        return found[0]
+
+    async def _ask_one(self, peers: Peers, blob: Hash, peer_id: str) -> Offer | None:
+        try:
+            table = await peers.source(peer_id).table(blob)
+        except NoSource as exc:
+            log.debug("no chunk table", peer=peer_id, reason=exc.message)
+            return None
+        except RemoteProtocolError as exc:
+            peers.offend(peer_id, Offence.MALFORMED, exc.message)
+            return None
+        return self._judge(table, peer_id) if table is not None else None
+
+    def _judge(self, table: ChunkTable, peer_id: str) -> Offer | None:
+        if self.is_signed(table):
+            return Offer(table, None)
+        if self._trusted and self._hint is not None:
+            # It may have cut the blob into chunks of another size, or it lies, or the publisher signed a wrong
+            # hash: nobody can tell from here, so nobody is accused. Its table is of no use to this fetch.
+            self.disagreeing.add(peer_id)
+            log.warning("chunk table is not the signed one", peer=peer_id, target=self._what)
+            return None
+        if self._size and table.size != self._size:
+            return None
+        return Offer(table, peer_id)
+
+    def is_signed(self, table: ChunkTable) -> bool:
+        """Whether a trusted publisher signed this table's hash."""
+        return (
+            self._trusted
+            and self._hint is not None
+            and table.table_hash.hex() == self._hint.table_hash
+            and table.chunk_size == self._hint.chunk_size
+        )
