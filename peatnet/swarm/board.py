@@ -97,7 +97,7 @@ class Board:
         else:
             self._typical = chunk_time
         slow = self._typical * self._slow_factor
-        self.slow_from = slow if slow > self._slow_least else self._slow_least
+        self.slow_from = max(self._slow_least, slow)
 
     def join(self, source: Source) -> None:
         """A source that begins a life takes part."""

@@ -132,8 +132,7 @@ class Swarm(Books):
         if self._stopped or self.complete:
             return None
         soonest = self._timers.soonest()
-        if self._allotter.nudge < soonest:
-            soonest = self._allotter.nudge
+        soonest = min(soonest, self._allotter.nudge)
         if self._board.living_http:
             soonest = min(soonest, self._fallback.next_change(self._now))
         return None if soonest == math.inf else soonest

@@ -42,7 +42,7 @@ class Pace:
     def delivered(self, asked: float, now: float) -> None:
         """A chunk asked for at `asked` arrived."""
         last = self.last_delivery
-        busy = now - (asked if asked > last else last)
+        busy = now - max(last, asked)
         if self.measured:
             self.chunk_time += _WEIGHT * (busy - self.chunk_time)
             self._response += _WEIGHT * (now - asked - self._response)
@@ -63,7 +63,7 @@ class Pace:
     def expected(self, ahead: int) -> float:
         """How long a request with `ahead` others before it should take, as far as anything was measured."""
         queued = self.chunk_time * (ahead + 1)
-        return queued if queued > self._response else self._response
+        return max(self._response, queued)
 
     def overdue(self, ahead: int) -> float:
         """How long until a request that has `ahead` others before it is overdue, and may be asked elsewhere too."""
@@ -71,7 +71,7 @@ class Pace:
         if not self.measured:
             return chosen.timeout_first
         wanted = chosen.hedge_slack * self.expected(ahead)
-        return wanted if wanted > chosen.hedge_min else chosen.hedge_min
+        return max(chosen.hedge_min, wanted)
 
     def timeout(self, ahead: int) -> float:
         """How long to wait for a request that has `ahead` others before it."""

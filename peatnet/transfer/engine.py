@@ -114,6 +114,7 @@ class Engine:
         self._token = trio.lowlevel.current_trio_token()
         self._arrivals = 0
         self._someone_left = trio.Event()
+        self._someone_waits = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, sources: list[Source]) -> None:
@@ -167,6 +168,7 @@ class Engine:
             return False
         if source.tier is Tier.PEER and self._roster.full:
             self._roster.wait(source)
+            self._someone_waits.set()
         else:
             self._begin(source, self._nursery)
         return True
@@ -306,19 +308,25 @@ class Engine:
     async def _take_turns(self) -> None:
         """Let those who wait for a place have that of who is of little use."""
         while True:
-            await trio.sleep(TURN)
-            missing = self._missing()
-            for name in self._roster.of_little_use(
-                self.swarm.bytes_by_source,
-                lambda name: bool(self.links[name].holds & missing),  # noqa: B023  # used within the turn
-                self._clock(),
-            ):
-                link = self.links[name]
-                _log.info("source waits again", source=name)
-                self._end_link(link)
-                self._roster.wait(link.source)
-                self.feed(SourceLost(name))
-                self._fill_places()
+            await self._someone_waits.wait()
+            self._someone_waits = trio.Event()
+            while self._roster.waiting:
+                await trio.sleep(TURN)
+                self._take_a_turn()
+
+    def _take_a_turn(self) -> None:
+        missing = self._missing()
+        for name in self._roster.of_little_use(
+            self.swarm.bytes_by_source,
+            lambda name: bool(self.links[name].holds & missing),
+            self._clock(),
+        ):
+            link = self.links[name]
+            _log.info("source waits again", source=name)
+            self._end_link(link)
+            self._roster.wait(link.source)
+            self.feed(SourceLost(name))
+            self._fill_places()
 
     def _act(self, action: Action) -> None:
         match action:

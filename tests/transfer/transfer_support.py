@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peatnet.transfer import SourceLink
+    from peatnet.transfer.budget import DownloadBudget
 
 CHUNK = 64 * 1024
 
@@ -135,6 +136,9 @@ class World:
         flush_bytes: int = 1024 * CHUNK,
         hash_step: int = 1024 * CHUNK,
         seed: int = 0,
+        max_sources: int = 32,
+        priority: int = 3,
+        budget: DownloadBudget | None = None,
     ) -> Download:
         download = Download(
             self.store,
@@ -144,12 +148,15 @@ class World:
             rng=random.Random(seed),
             settings=DownloadSettings(
                 swarm=SwarmSettings(tiers=tiers, fallback_after=fallback_after),
+                max_sources=max_sources,
                 give_up_after=give_up_after,
                 flush_bytes=flush_bytes,
                 hash_step=hash_step,
             ),
             on_ban=lambda name, reason: self.bans.append((name, reason)),
             table_signed=table_signed,
+            priority=priority,
+            budget=budget,
         )
         for source in sources:
             download.add_source(source)
