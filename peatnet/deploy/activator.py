@@ -259,7 +259,7 @@ class Activator:
         await trio.to_thread.run_sync(self._table.put, activation)
         try:
             result = await self._run_loader(loader, activation, job)
-        except trio.Cancelled:
+        except* trio.Cancelled:  # also in the groups that nurseries make
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._table.put, activation.suspended())
             raise

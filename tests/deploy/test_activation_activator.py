@@ -256,6 +256,8 @@ async def test_a_stop_is_no_failure(bench: Bench) -> None:
         bench = bench.again()
         assert bench.activator.loaded() == [old]
         assert bench.linked("m") is not None
+    # Once a run of the node, and it never counted as failed.
+    assert bench.asked == ["m@1", *["m@2"] * (MAX_ATTEMPTS + 1)]
     bench.verdict("m@2", "")
     (outcome,) = await bench.activator.recover()
     assert (outcome.status, outcome.wanted, bench.running) == (LOADED, new, "m@2")
@@ -274,6 +276,48 @@ async def test_giving_up_what_a_stop_has_interrupted(bench: Bench) -> None:
     assert await bench.activator.cancel("m")
     (outcome,) = await bench.activator.recover()
     assert (outcome.reason, outcome.in_service, bench.running) == (CANCELED, old, "m@1")
+    bench.close()
+
+
+async def test_a_file_that_goes_while_the_node_is_down(bench: Bench) -> None:
+    old, new = bench.model("m@1"), bench.model("m@2")
+    await bench.activator.activate(old)
+    bench.verdict("m@2", WAITING)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.activator.activate, new)
+        await until((bench.root / "waiting").exists)
+        nursery.cancel_scope.cancel()
+    for info in bench.store.blobs():
+        if info.hash.hex() == new.blob:
+            bench.store.remove(info.hash, force=True)
+    bench.activator.path_of(new).unlink()
+    bench = bench.again()
+    (outcome,) = await bench.activator.recover()
+    assert outcome.reason is not None
+    assert outcome.reason.startswith("the file of m@2 is gone")
+    assert (outcome.in_service, bench.linked("m"), bench.running) == (old, "m@1", "m@1")
+    bench.close()
+
+
+async def test_a_model_in_service_whose_file_is_gone(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = bench.model("m@1")
+    await bench.activator.activate(old)
+    (info,) = bench.store.blobs()
+    bench.store.remove(info.hash, force=True)
+    bench.activator.path_of(old).unlink()
+    bench = bench.again()
+    await bench.activator.recover()
+    assert "the file of m@1 is gone" in caplog.text
+    # What there is instead goes into service; where that fails, there is nothing left to go back to.
+    bench.verdict("m@2", "exit 1")
+    outcome = await bench.activator.activate(bench.model("m@2"))
+    assert [each.phase for each in outcome.failures] == [Phase.LOAD, Phase.SWITCH]
+    assert bench.activator.loaded() == []
+    bench.verdict("m@2", "")
+    assert (await bench.activator.activate(bench.model("m@2"))).status is LOADED
+    assert bench.linked("m") == "m@2"
     bench.close()
 
 
