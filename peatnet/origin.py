@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from peatnet.errors import NoSource
+from peatnet.log import get_logger
 from peatnet.swarm import Tier
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from peatnet.blobs import ChunkTable, Hash
     from peatnet.net.claims import Claims
     from peatnet.transfer import SourceLink
+
+log = get_logger(__name__)
 
 # Nodes that use an origin for one file at once.
 MOST = 2
@@ -103,6 +106,7 @@ class Turn:
     def _hold(self) -> None:
         self._held = True
         self._claims.claim(self._name)
+        log.info("our turn at the origin", name=self._name.hex())
 
     def release(self) -> None:
         """We are done with the origin. Said again, it changes nothing."""
