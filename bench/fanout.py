@@ -126,7 +126,7 @@ def _deliver(fleet: Fleet, lab: Lab, fault: Fault, job: Job) -> Sample:
     traffic = lab.traffic()
     cpu_s = [fleet.usage(host).cpu_s for host in hosts]
     everybody = Bystanders()
-    deliveries = _run(fleet, lab, fault, job.size)
+    deliveries, cpu_trace = _run(fleet, lab, fault, job.size)
     busy = everybody.share()
     if not fault.happened:
         raise RuntimeError("all was over before the fault could happen: take a larger file")
@@ -141,7 +141,7 @@ def _deliver(fleet: Fleet, lab: Lab, fault: Fault, job: Job) -> Sample:
     for sink in sinks:
         if hash_file(fleet.file(sink)).blake3 != expected:
             raise RuntimeError(f"host {sink} has another file")
-    _keep_trace(deliveries, job)
+    _keep_trace(deliveries, cpu_trace, job)
     cpu = [use.cpu_s - before for use, before in zip(used, cpu_s, strict=True)]
     times = _times(deliveries, fault.victim, job.size * 8 / lab.bits_per_s)
     extras: dict[str, float | list[float]] = {
@@ -163,8 +163,13 @@ def _deliver(fleet: Fleet, lab: Lab, fault: Fault, job: Job) -> Sample:
     return Sample(times["over_bound"], extras)
 
 
-def _run(fleet: Fleet, lab: Lab, fault: Fault, size: int) -> list[Delivery]:
+CpuTrace = list[tuple[float, list[float]]]
+"""Now and then the seconds since the start, and what each host has used until then."""
+
+
+def _run(fleet: Fleet, lab: Lab, fault: Fault, size: int) -> tuple[list[Delivery], CpuTrace]:
     """From the start to the end of the last sink."""
+    cpu_trace: CpuTrace = []
     deliveries = [Delivery(sink) for sink in range(1, lab.hosts)]
     start = Start()
     patience = PATIENCE + 20 * size * 8 / lab.bits_per_s
@@ -175,13 +180,16 @@ def _run(fleet: Fleet, lab: Lab, fault: Fault, size: int) -> list[Delivery]:
             while wait(waiting, LOOK_EVERY, FIRST_EXCEPTION).not_done:
                 _raise_failures(waiting)
                 fault.step(fleet, lab)
+                if TRACE in os.environ:
+                    cpu_s = [fleet.usage(host).cpu_s for host in range(lab.hosts)]
+                    cpu_trace.append((round(start.elapsed(), 3), cpu_s))
                 if start.elapsed() > patience:
                     _give_up(deliveries, size)
         except BaseException:
             fleet.close()  # or those who wait in threads would wait on
             raise
     _raise_failures(waiting)
-    return deliveries
+    return deliveries, cpu_trace
 
 
 def _raise_failures(waiting: Sequence[Future[None]]) -> None:
@@ -211,11 +219,11 @@ def _give_up(deliveries: Sequence[Delivery], size: int) -> NoReturn:
     raise RuntimeError(f"no end in sight; {shares}")
 
 
-def _keep_trace(deliveries: Sequence[Delivery], job: Job) -> None:
+def _keep_trace(deliveries: Sequence[Delivery], cpu_trace: CpuTrace, job: Job) -> None:
     if folder := os.environ.get(TRACE):
         found = [{"sink": each.sink, "s": each.seconds, "trace": each.trace} for each in deliveries]
         path = Path(folder) / f"{time.strftime('%H%M%S')}-{len(deliveries)}.json"
-        path.write_text(json.dumps({"size": job.size, "sinks": found}))
+        path.write_text(json.dumps({"size": job.size, "sinks": found, "cpu": cpu_trace}))
 
 
 CASES = {
