@@ -1,4 +1,4 @@
-"""Gossip: two topics on gossipsub, and the guards that py-libp2p's pubsub needs.
+"""Gossip: three topics on gossipsub, and the guards that py-libp2p's pubsub needs.
 
 Messages are judged before they are forwarded: what is malformed, forged or stale goes no further, and the one
 who forwarded it answers for it. py-libp2p's own queues drop silently and its rate limit does so too; it is
@@ -24,6 +24,7 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from peatnet.errors import PeatnetError, RemoteProtocolError
 from peatnet.log import get_logger
+from peatnet.net.node_status import MAX_STATUS, NodeStatus
 from peatnet.net.presence import MAX_PRESENCE, Presence
 from peatnet.net.standing import Allowance, Offence
 from peatnet.records import MAX_ENVELOPE
@@ -36,10 +37,11 @@ if TYPE_CHECKING:
 
 RECORDS_TOPIC = "/peatnet/records/1"
 PRESENCE_TOPIC = "/peatnet/presence/1"
+STATUS_TOPIC = "/peatnet/status/1"
 
 # A whole RPC may carry several messages; gossipsub's control messages are small.
 MAX_RPC = 512 * 1024
-# News a second from one forwarder, over both topics, and the burst it may have. A fleet of 100 nodes that
+# News a second from one forwarder, over all topics, and the burst it may have. A fleet of 100 nodes that
 # all say hello at once stays below it.
 NEWS_RATE = 100.0
 NEWS_BURST = 500.0
@@ -49,15 +51,20 @@ FLOOD_BURST = 5000.0
 # What one node may say of itself. It keeps to half of that.
 PRESENCE_RATE = 1.0
 PRESENCE_BURST = 20.0
+STATUS_RATE = 2.0
+STATUS_BURST = 20.0
 MAX_REMEMBERED = 4096
+# What a sequence number has, as gossipsub says.
+SEQNO_BYTES = 8
 
 # The largest message of each topic.
-LARGEST = {RECORDS_TOPIC: MAX_ENVELOPE, PRESENCE_TOPIC: MAX_PRESENCE}
+LARGEST = {RECORDS_TOPIC: MAX_ENVELOPE, PRESENCE_TOPIC: MAX_PRESENCE, STATUS_TOPIC: MAX_STATUS}
 
 log = get_logger(__name__)
 
 JudgeRecord = Callable[[str, bytes], Awaitable[bool]]
 TakePresence = Callable[[str, Presence], None]
+TakeStatus = Callable[[str, int, NodeStatus], None]
 
 
 class _Allowances:
@@ -79,7 +86,7 @@ class _Allowances:
 class _GuardedPubsub(Pubsub):
     """Pubsub in which a stranger's garbage ends a stream, not the node."""
 
-    def __init__(self, host: Host, router: GossipSub) -> None:
+    def __init__(self, host: Host, router: GossipSub, counter: int) -> None:
         self._peatnet_host = host
         self._news = _Allowances(NEWS_RATE, NEWS_BURST)
         self._all = _Allowances(FLOOD_RATE, FLOOD_BURST)
@@ -91,8 +98,9 @@ class _GuardedPubsub(Pubsub):
             allowed_topics=set(LARGEST),
         )
         # It starts at whole seconds, so a node restarted soon after a burst would repeat sequence numbers,
-        # and its next messages would be taken for duplicates.
-        self.counter = time.time_ns()
+        # and its next messages would be taken for duplicates. Nor may it fall when the clock is set back: the
+        # newest status of a node is the one with the greatest number.
+        self.counter = max(time.time_ns(), counter)
 
     def is_peer_blacklisted(self, peer_id: ID) -> bool:
         # Asked about forwarders and authors. Unlike py-libp2p's own list, bans end.
@@ -146,16 +154,23 @@ class _GuardedPubsub(Pubsub):
 
 
 class Gossip:
-    """Our two topics. Made by :func:`open_gossip`."""
+    """Our topics. Made by :func:`open_gossip`."""
 
     def __init__(
-        self, host: Host, pubsub: Pubsub, judge_record: JudgeRecord, take_presence: TakePresence
+        self,
+        host: Host,
+        pubsub: Pubsub,
+        judge_record: JudgeRecord,
+        take_presence: TakePresence,
+        take_status: TakeStatus,
     ) -> None:
         self._host = host
         self._pubsub = pubsub
         self._judge_record = judge_record
         self._take_presence = take_presence
+        self._take_status = take_status
         self._authors = _Allowances(PRESENCE_RATE, PRESENCE_BURST)
+        self._status_authors = _Allowances(STATUS_RATE, STATUS_BURST)
 
     async def publish_record(self, envelope: bytes) -> None:
         """Announce a record to the mesh. That nobody hears it is no error: anti-entropy delivers."""
@@ -164,6 +179,10 @@ class Gossip:
     async def publish_presence(self, presence: Presence) -> None:
         """Tell the mesh about ourselves."""
         await self._pubsub.publish(PRESENCE_TOPIC, presence.encode())
+
+    async def publish_status(self, status: NodeStatus) -> None:
+        """Tell the mesh how we are; the status must be bounded."""
+        await self._pubsub.publish(STATUS_TOPIC, status.encode())
 
     async def judge_record_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Gossipsub's validator for records: True lets the message pass on."""
@@ -193,10 +212,30 @@ class Gossip:
         self._take_presence(author, presence)
         return True
 
+    async def judge_status_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
+        """Gossipsub's validator for node status: True lets the message pass on."""
+        peer_id = str(forwarder)
+        if peer_id == self._host.peer_id:
+            return True
+        author = str(ID(message.from_id))
+        if not self._status_authors.take(author):
+            return False
+        try:
+            status = NodeStatus.decode(message.data)
+        except RemoteProtocolError as exc:
+            self._host.offend(peer_id, Offence.MALFORMED, f"status: {exc.message}")
+            return False
+        self._take_status(author, int.from_bytes(message.seqno[:SEQNO_BYTES]), status)
+        return True
+
 
 @asynccontextmanager
 async def open_gossip(
-    host: Host, judge_record: JudgeRecord, take_presence: TakePresence
+    host: Host,
+    judge_record: JudgeRecord,
+    take_presence: TakePresence,
+    take_status: TakeStatus,
+    counter: int = 0,
 ) -> AsyncIterator[Gossip]:
     """Run gossip on a host for as long as the context lasts.
 
@@ -204,6 +243,8 @@ async def open_gossip(
         host: a running host.
         judge_record: takes (forwarder, envelope); returns whether it may pass on.
         take_presence: takes (sender, presence).
+        take_status: takes (sender, sequence number, status).
+        counter: where our sequence numbers begin at the least.
     """
     router = GossipSub(
         ["/meshsub/1.2.0", "/meshsub/1.1.0"],  # type: ignore[list-item]  # TProtocol is a NewType of str
@@ -213,19 +254,20 @@ async def open_gossip(
         heartbeat_interval=1,  # the default is 120 s
         spam_protection_enabled=False,
     )
-    pubsub = _GuardedPubsub(host, router)
-    gossip = Gossip(host, pubsub, judge_record, take_presence)
+    pubsub = _GuardedPubsub(host, router, counter)
+    gossip = Gossip(host, pubsub, judge_record, take_presence, take_status)
     # Asynchronous validators: one that raises rejects; a synchronous one would end the process.
     pubsub.set_topic_validator(RECORDS_TOPIC, gossip.judge_record_message, is_async_validator=True)
     pubsub.set_topic_validator(
         PRESENCE_TOPIC, gossip.judge_presence_message, is_async_validator=True
     )
+    pubsub.set_topic_validator(STATUS_TOPIC, gossip.judge_status_message, is_async_validator=True)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background_trio_service(pubsub))
         await stack.enter_async_context(background_trio_service(router))
         await pubsub.wait_until_ready()
         nursery = await stack.enter_async_context(trio.open_nursery())
-        for topic in (RECORDS_TOPIC, PRESENCE_TOPIC):
+        for topic in LARGEST:
             subscription = await pubsub.subscribe(topic)
             nursery.start_soon(_drain, subscription)
         try:

@@ -22,9 +22,10 @@ from peatnet.net.catalogue_sync import CatalogueSync
 from peatnet.net.claims import Claims
 from peatnet.net.dialer import Dialer
 from peatnet.net.discovery import watch_mdns
-from peatnet.net.gossip import Gossip, open_gossip
+from peatnet.net.gossip import Gossip, TakeStatus, open_gossip
 from peatnet.net.host import Host, PeerCallback, open_host
 from peatnet.net.lanes import Lanes, open_lanes
+from peatnet.net.node_status import NodeStatus
 from peatnet.net.peer_source import PeerSource
 from peatnet.net.presence import MAX_GAINED, Presence
 from peatnet.net.standing import Allowance, Offence
@@ -57,6 +58,7 @@ SYNC_PAUSE = 5.0
 log = get_logger(__name__)
 
 OnBlob = Callable[[str, Hash], None]
+OnStatus = Callable[[str, int, NodeStatus], None]
 
 
 class Network:
@@ -65,6 +67,7 @@ class Network:
     Attributes:
         on_peer: called when a peer connects or leaves.
         on_gained: called with (peer id, blob) when a connected peer says that it has gained some of a blob.
+        on_status: called with (peer id, sequence number, status) when any node of the network tells its status.
         gate: which all chunks pass on their way out.
         claims: who fetches what from its origin.
     """
@@ -81,6 +84,7 @@ class Network:
         self.claims = Claims(host.peer_id, trio.current_time, self._presence_changed)
         self.on_peer: list[PeerCallback] = []
         self.on_gained: list[OnBlob] = []
+        self.on_status: list[OnStatus] = []
         self._host = host
         self._keeper = keeper
         self._rng = rng
@@ -132,6 +136,16 @@ class Network:
             await self._gossip.publish_record(envelope)
         self._presence_due.set()  # our digest has changed
 
+    async def tell_status(self, status: NodeStatus) -> None:
+        """Gossip our status, which must be bounded. Before the network runs, nobody hears it."""
+        if self._gossip is not None:
+            await self._gossip.publish_status(status)
+
+    @property
+    def announced(self) -> list[str]:
+        """Where others are told to dial us, without the peer id."""
+        return to_announce(self._host.listening)
+
     def sync_with_all(self) -> None:
         """Bring catalogues together with all connected peers soon, as after a change of trust."""
         self._synced_at.clear()
@@ -182,6 +196,12 @@ class Network:
                 callback(sender, blob)
         if presence.digest != self._keeper.catalogue.digest():
             self._sync_soon(sender)
+
+    def _take_status(self, sender: str, sequence: int, status: NodeStatus) -> None:
+        if sender == self._host.peer_id or self._host.is_banned(sender):
+            return
+        for callback in self.on_status:
+            callback(sender, sequence, status)
 
     def _peer_changed(self, peer_id: str, *, connected: bool) -> None:
         if connected:
@@ -267,9 +287,11 @@ class Network:
     @property
     def judges(
         self,
-    ) -> tuple[Callable[[str, bytes], Awaitable[bool]], Callable[[str, Presence], None]]:
-        """What gossip asks about records and presence."""
-        return self._judge_record, self._take_presence
+    ) -> tuple[
+        Callable[[str, bytes], Awaitable[bool]], Callable[[str, Presence], None], TakeStatus
+    ]:
+        """What gossip asks about records, presence and status."""
+        return self._judge_record, self._take_presence, self._take_status
 
 
 @asynccontextmanager
@@ -286,6 +308,7 @@ async def open_network(
     bulk_port: int | None = None,
     upload_limit: float | None = None,
     peer_upload_limit: float | None = None,
+    gossip_counter: int = 0,
 ) -> AsyncIterator[Network]:
     """Take part in the network for as long as the context lasts.
 
@@ -301,6 +324,7 @@ async def open_network(
         bulk_port: where they are listened for; see :func:`peatnet.net.lanes.lane_listeners`.
         upload_limit: bytes a second of chunks to all peers together; None for no limit.
         peer_upload_limit: the same to each one of them.
+        gossip_counter: where the numbers of our gossip messages begin at the least.
 
     Raises:
         ListenError: an address cannot be listened on.
@@ -318,9 +342,8 @@ async def open_network(
         host.handle(BLOB_PROTOCOL, BlobServer(store, gate).serve)
         for protocol, handler in network.handlers.items():
             host.handle(protocol, handler)
-        judge_record, take_presence = network.judges
         async with (
-            open_gossip(host, judge_record, take_presence) as gossip,
+            open_gossip(host, *network.judges, gossip_counter) as gossip,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(gate.run)

@@ -123,3 +123,31 @@ class Fields:
             if not isinstance(item, bytes) or not low <= len(item) <= high:
                 raise RemoteProtocolError(f"field {key!r}: items of {low}..{high} bytes are needed")
         return value
+
+    def texts(self, key: str, max_count: int, max_length: int) -> list[str]:
+        """A list of at most ``max_count`` texts of at most ``max_length`` characters each."""
+        value = self._map.get(key)
+        if not isinstance(value, list) or len(value) > max_count:
+            raise RemoteProtocolError(f"field {key!r}: a list of at most {max_count} is needed")
+        for item in value:
+            if not isinstance(item, str) or len(item) > max_length:
+                raise RemoteProtocolError(
+                    f"field {key!r}: texts of at most {max_length} characters are needed"
+                )
+        return value
+
+    def maps(self, key: str, max_count: int) -> list[Fields]:
+        """A list of at most ``max_count`` maps."""
+        value = self._map.get(key)
+        if not isinstance(value, list) or len(value) > max_count:
+            raise RemoteProtocolError(f"field {key!r}: a list of at most {max_count} is needed")
+        if not all(isinstance(item, dict) for item in value):
+            raise RemoteProtocolError(f"field {key!r}: maps are needed")
+        return [Fields(item) for item in value]
+
+    def map(self, key: str) -> Fields:
+        """One map."""
+        value = self._map.get(key)
+        if not isinstance(value, dict):
+            raise RemoteProtocolError(f"field {key!r}: a map is needed")
+        return Fields(value)
