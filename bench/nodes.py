@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PEATNET = ("-m", "peatnet", "--data-dir")
+ON_DEMAND = ("--fetch", "none")
 UP = ("up", "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns")
 
 
@@ -40,6 +41,11 @@ class Node:
     def connected(self) -> int:
         """How many peers it is connected to."""
         return sum(peer["connected"] for peer in self.client.call("peers"))
+
+    def get(self, reference: str) -> dict[str, Any]:
+        """Have it fetch a model or a blob, and wait for that."""
+        result: dict[str, Any] = self.client.call("get", {"reference": reference})
+        return result
 
     def models(self) -> list[dict[str, Any]]:
         """What its catalogue lists."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -36,6 +38,17 @@ class Usage:
     """User and system seconds of all its threads, and of children that have ended."""
     rss_mib: float
     """The most resident memory that it had at any time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process holds now."""
+
+    rss_mib: float
+    """Resident memory."""
+    threads: int
+    fds: int
+    """Open files and sockets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +96,11 @@ class Child:
     def usage(self) -> Usage:
         """What it has used until now."""
         return _usage_of(self._process.pid)
+
+    def footprint(self) -> Footprint:
+        """What it holds now."""
+        process = psutil.Process(self._process.pid)
+        return Footprint(process.memory_info().rss / MIB, process.num_threads(), process.num_fds())
 
     def end(self) -> None:
         """Stop it: politely, then not."""

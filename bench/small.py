@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 from common import Bench, Job, Run, Sample, main
-from nodes import Node, node
+from nodes import ON_DEMAND, Node, node
 from pairs import Ends
 from processes import until
 from rival_rows import libtorrent_fetch, need_module
@@ -56,7 +56,11 @@ def publish_all(source: Node, files: list[Path]) -> float:
 
 @contextmanager
 def peatnet(job: Job) -> Iterator[Run]:
-    """A sink that fetches all that a publisher has, from when it is told to trust that publisher."""
+    """A sink that fetches all that a publisher has, from when it is told to trust that publisher.
+
+    Until then it holds only as many of the manifests as an untrusted publisher may have it hold: the others come
+    inside of the time.
+    """
     files = cut(job)
     hashes = {blake3(path.read_bytes()).hexdigest() for path in files}
     published = job.scratch / "published"
@@ -66,12 +70,12 @@ def peatnet(job: Job) -> Iterator[Run]:
     def run() -> Sample:
         with (
             TemporaryDirectory(dir=job.scratch) as name,
-            node(published, job.scratch, options=["--fetch", "none"]) as source,
+            node(published, job.scratch, options=ON_DEMAND) as source,
             node(
                 Path(name) / "sink", job.scratch, peers=[source], options=["--fetch", "all"]
             ) as sink,
         ):
-            until("the sink knows all models", lambda: len(sink.models()) == len(files))
+            until("the sink knows the publisher", lambda: len(sink.models()) > 0)
             blobs = sink.data_dir / "blobs"
             ends = Ends(source.child, sink.child)
             began = perf_counter()

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from common import GIB, Bench, Job, Opener, Run, Sample, Unavailable, main
-from nodes import can, node, publish
+from nodes import ON_DEMAND, can, node, publish
 from pairs import Ends, check_file, file_hash
 from processes import until
 from rival_rows import RIVAL_ROWS
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NO_LANE = "--no-bulk"
-ON_DEMAND = ("--fetch", "none")
 
 
 def peatnet(*, lane: bool, sha256: bool) -> Opener:
@@ -55,7 +54,7 @@ def peatnet(*, lane: bool, sha256: bool) -> Opener:
                 until("the sink knows the model", lambda: len(sink.models()) == 1)
                 until("the sink is connected", lambda: sink.connected() == 1)
                 ends = Ends(source.child, sink.child)
-                result = sink.client.call("get", {"reference": reference})
+                result = sink.get(reference)
                 sample = ends.sample(job.size, result["seconds"])
                 if result["bytes_by_source"] != {f"peer:{source.peer_id}": job.size}:
                     raise RuntimeError(f"not all from the source, once: {result}")
