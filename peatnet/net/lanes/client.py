@@ -56,6 +56,7 @@ class LaneClient:
         known_address: tells the IP address of the present libp2p connection to it, if there is one.
         on_fault: called with what the peer did when it breaks the protocol.
         threads: for the lanes of the whole node.
+        lanes: where the ones that are open, or being opened, are to be found.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class LaneClient:
         known_address: Callable[[], str | None],
         on_fault: Callable[[str], None],
         threads: trio.CapacityLimiter,
+        lanes: set[LaneSocket],
     ) -> None:
         self.peer_id = peer_id
         self.on_fault = on_fault
         self.threads = threads
         self._open_stream = open_stream
         self._known_address = known_address
+        self._lanes = lanes
         self._context = client_context()
 
     async def open(self) -> LaneSocket:
@@ -154,6 +157,8 @@ class LaneClient:
     async def _connect_to(self, host: str, port: int, fingerprint: bytes) -> LaneSocket:
         stream = await trio.open_tcp_stream(host, port)
         lane = LaneSocket(socket.socket(fileno=stream.socket.detach()), self._context, server=False)
+        self._lanes.add(lane)
+        lane.on_close = self._lanes.discard
         try:
             await in_lane_thread(lambda: _shake_hands(lane, fingerprint), lane.shut, self.threads)
         except BaseException:

@@ -89,6 +89,7 @@ class Fetcher:
 
     Attributes:
         leads: that; trio may set it when the lane that led is gone.
+        retiring: whether it asks for nothing more, and ends when it owes nothing; trio may set it.
         parked: whether the thread waits and has to be woken for new requests; trio reads it.
         out: chunks asked for and not answered; trio may look when the thread has ended.
     """
@@ -98,6 +99,7 @@ class Fetcher:
     ) -> None:
         self.lane = lane
         self.leads = leads
+        self.retiring = False
         self.parked = False
         self.out: set[int] = set()
         self._link = link
@@ -115,10 +117,10 @@ class Fetcher:
 
     def has_room(self) -> bool:
         """Whether it would take another request. Any thread."""
-        return len(self.out) < self._board.depth
+        return len(self.out) < self._board.depth and not self.retiring
 
     def run(self) -> None:
-        """Fetch until the lane ends.
+        """Fetch until the lane ends, or has retired.
 
         Raises:
             PeerLost: the lane broke or ended, or the peer fell silent.
@@ -126,7 +128,7 @@ class Fetcher:
             RemoteProtocolError: it broke the protocol.
             DiskFull, StorageError: as raised by ``link.write``.
         """
-        while True:
+        while self.out or not self.retiring:
             self._send_requests()
             self.parked = True
             # Whoever adds a request looks at ``parked`` afterwards: between us none is overlooked.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peatnet.blobs import Store
     from peatnet.net.frames import FrameStream
     from peatnet.net.host import Host
+    from peatnet.net.lanes.sockets import LaneSocket
     from peatnet.net.upload_gate import UploadGate
 
 LANE_PROTOCOL = "/peatnet/lane/1"
@@ -30,6 +31,28 @@ class Lanes:
         self._host = host
         self.server = server
         self._threads = trio.CapacityLimiter(MAX_LANES)
+        self._open: dict[str, set[LaneSocket]] = {}
+
+    def count(self, peer_id: str) -> int:
+        """How many lanes there are with this peer, both ways."""
+        return self.server.count(peer_id) + len(self._open.get(peer_id, ()))
+
+    def shut(self, peer_id: str) -> None:
+        """Close all lanes with a peer at once, both ways."""
+        self.server.shut(peer_id)
+        for lane in self._open.get(peer_id, ()):
+            lane.shut()
+
+    def peer_changed(self, peer_id: str, *, connected: bool) -> None:
+        """Close its lanes when a peer has gone: nobody feels the pulse of those."""
+        if not connected:
+            self.shut(peer_id)
+            self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        for peer_id in [peer for peer, lanes in self._open.items() if not lanes]:
+            if peer_id not in self._host.connected:
+                del self._open[peer_id]
 
     def to_peer(self, peer_id: str) -> LaneClient:
         """What opens lanes to this peer."""
@@ -41,7 +64,12 @@ class Lanes:
             self._host.offend(peer_id, Offence.MALFORMED, what)
 
         return LaneClient(
-            peer_id, open_stream, lambda: self._host.address_of(peer_id), on_fault, self._threads
+            peer_id,
+            open_stream,
+            lambda: self._host.address_of(peer_id),
+            on_fault,
+            self._threads,
+            self._open.setdefault(peer_id, set()),
         )
 
 
@@ -76,8 +104,10 @@ async def open_lanes(
     async with lane_listeners(listen, port) as listeners, trio.open_nursery() as nursery:
         await nursery.start(server.run, listeners, lane_addresses(listeners))
         host.handle(LANE_PROTOCOL, server.offer)
-        host.on_ban.append(server.shut)
+        lanes = Lanes(host, server)
+        host.on_ban.append(lanes.shut)
+        host.on_change.append(lanes.peer_changed)
         try:
-            yield Lanes(host, server)
+            yield lanes
         finally:
             nursery.cancel_scope.cancel()

@@ -11,7 +11,10 @@ from peatnet.errors import PeerLost
 from peatnet.log import get_logger
 from peatnet.net.blob_messages import LATER
 from peatnet.net.holdings import Patience
+from peatnet.net.lanes.client import LaneUnavailable
+from peatnet.net.lanes.count import LaneCount
 from peatnet.net.lanes.fetcher import Board, Fetcher, Kind
+from peatnet.net.lanes.messages import MAX_LANES_PER_DOWNLOAD
 from peatnet.net.lanes.threads import in_lane_thread
 
 if TYPE_CHECKING:
@@ -42,6 +45,9 @@ class LaneSession:
         self._patience = Patience()
         self._asked: set[int] = set()  # taken from the link, and nothing reported of them yet
         self._fetchers: list[Fetcher] = []
+        self._count = LaneCount(MAX_LANES_PER_DOWNLOAD)
+        self._opening = False
+        self._all_gone = trio.Event()
 
     def _notify(self) -> None:
         self._token.run_sync_soon(self._has_news, idempotent=True)
@@ -64,24 +70,69 @@ class LaneSession:
         """
         with bare_errors():
             async with trio.open_nursery() as nursery:
+                self._start(nursery, first)
                 nursery.start_soon(self._pass_requests_on)
-                nursery.start_soon(self._take_reports)
-                await self._run_lane(first)
+                nursery.start_soon(self._take_reports, nursery)
+                await self._all_gone.wait()
                 nursery.cancel_scope.cancel()
         self._handle_reports()
 
-    async def _run_lane(self, lane: LaneSocket) -> None:
-        leads = not any(fetcher.leads for fetcher in self._fetchers)
+    # Lanes.
+
+    def _start(self, nursery: trio.Nursery, lane: LaneSocket) -> None:
+        leads = not self._fetchers
         fetcher = Fetcher(lane, self._link, self._board, self._client.peer_id, leads=leads)
         self._fetchers.append(fetcher)
+        self._share_out()
+        nursery.start_soon(self._run_lane, fetcher)
+
+    async def _run_lane(self, fetcher: Fetcher) -> None:
         try:
-            await in_lane_thread(fetcher.run, lane.shut, self._client.threads)
+            await in_lane_thread(fetcher.run, fetcher.lane.shut, self._client.threads)
         except PeerLost as exc:
             log.info("lane lost", peer=self._client.peer_id, reason=exc.message)
+            self._count.lost(len(self._fetchers) - 1, trio.current_time())
         finally:
+            fetcher.lane.close()
             self._fetchers.remove(fetcher)
-            lane.close()
+            # What it owed is asked for on the others, first of all.
             self._board.wanted.extendleft(fetcher.out)
+            if self._fetchers:
+                self._fetchers[0].leads = True
+                self._share_out()
+            else:
+                self._all_gone.set()
+
+    def _share_out(self) -> None:
+        """Let each lane have its share of the requests that may be out; two at least, so that none ever waits."""
+        share = -(-self._pipeline // len(self._fetchers))
+        self._board.depth = max(share, 2)
+        for fetcher in self._fetchers:
+            fetcher.lane.wake()
+
+    def _adjust(self, nursery: trio.Nursery) -> None:
+        """Have as many lanes as pay."""
+        staying = [fetcher for fetcher in self._fetchers if not fetcher.retiring]
+        if len(staying) < self._count.target:
+            if not self._opening:
+                self._opening = True
+                nursery.start_soon(self._open_another, nursery)
+        elif len(staying) > self._count.target:
+            staying[-1].retiring = True
+            staying[-1].lane.wake()
+
+    async def _open_another(self, nursery: trio.Nursery) -> None:
+        try:
+            lane = await self._client.open()
+        except LaneUnavailable as exc:
+            log.debug("no other lane", peer=self._client.peer_id, reason=str(exc))
+            self._count.unavailable(trio.current_time())
+        else:
+            self._start(nursery, lane)
+        finally:
+            self._opening = False
+
+    # Requests and reports.
 
     async def _pass_requests_on(self) -> None:
         while True:
@@ -102,11 +153,14 @@ class LaneSession:
             if fetcher.parked and fetcher.has_room():
                 fetcher.lane.wake()
 
-    async def _take_reports(self) -> None:
+    async def _take_reports(self, nursery: trio.Nursery) -> None:
         while True:
             await self._news.wait()
             self._news = trio.Event()
             self._handle_reports()
+            if not self._asked:
+                self._count.idle()
+            self._adjust(nursery)
 
     def _handle_reports(self) -> None:
         reports = self._board.reports
@@ -117,6 +171,7 @@ class LaneSession:
             match report.kind:
                 case Kind.ARRIVED:
                     self.delivered += 1
+                    self._count.arrived(self._link.table.length_of(index), trio.current_time())
                     self._link.arrived(index)
                 case Kind.CORRUPT:
                     self._link.corrupt(index)

@@ -50,6 +50,9 @@ class LaneSocket:
 
     Raises:
         PeerLost: the connection is gone already.
+
+    Attributes:
+        on_close: called once with this object when it is closed.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server: bool) -> None:
@@ -63,6 +66,7 @@ class LaneSocket:
         except (OSError, ValueError) as exc:
             sock.close()
             raise PeerLost(f"the lane broke: {exc}") from exc
+        self.on_close: Callable[[LaneSocket], None] | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLIN)
@@ -97,6 +101,8 @@ class LaneSocket:
                 self._closed = True
                 self._sock.close()
                 os.close(self._wake)
+                if self.on_close is not None:
+                    self.on_close(self)
 
     # The thread that owns it.
 

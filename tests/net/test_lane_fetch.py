@@ -1,0 +1,228 @@
+"""Blobs over bulk lanes between real hosts: whole, in part, interrupted, and back to a stream."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from blob_kit import CHUNK, DATA, N_CHUNKS
+from lane_kit import a_lane_pair
+from net_tools import place, until
+
+from peatnet.errors import NoSource
+from peatnet.net.lanes import carriers
+from peatnet.net.lanes.sockets import LaneSocket
+from peatnet.net.lanes.tls import new_identity
+from peatnet.net.standing import Offence
+
+
+def open_fds() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_blob_comes_whole_over_a_lane(tmp_path: Path) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
+        assert (pair.faults, pair.bans, pair.streams) == ([], [], [])
+        await until(lambda: not pair.lanes.count(pair.taker.peer_id))
+        assert not pair.taker_lanes.count(pair.holder.peer_id)
+
+
+async def test_a_partial_holder_pushes_what_it_gains(tmp_path: Path) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        holding = place(tmp_path / "partial")
+        partial = holding.store.start_partial(pair.table, pair.info.hash)
+
+        def put(index: int) -> None:
+            offset = pair.table.offset_of(index)
+            partial.write(index, DATA[offset : offset + pair.table.length_of(index)])
+
+        for index in range(0, N_CHUNKS, 2):
+            put(index)
+        pair.lanes.server._store = holding.store
+        async with trio.open_nursery() as nursery:
+
+            async def gain() -> None:
+                await until(lambda: pair.taking.store.partial(pair.info.hash) is not None)
+                taken = pair.taking.store.partial(pair.info.hash)
+                assert taken is not None
+                await until(lambda: taken.has(0))
+                for index in range(1, N_CHUNKS, 2):
+                    put(index)
+
+            nursery.start_soon(gain)
+            info = await pair.fetch()
+        partial.close()
+        assert info.path.read_bytes() == DATA
+        assert (pair.faults, pair.streams) == ([], [])
+
+
+async def test_other_chunks_are_no_offence(tmp_path: Path) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        holding = place(tmp_path / "other")
+        holding.store.add_file(tmp_path / "data", chunk_size=2 * CHUNK)
+        pair.lanes.server._store = holding.store
+        with pytest.raises(NoSource):
+            await pair.fetch()
+        assert (pair.faults, pair.bans) == ([], [])
+
+
+async def test_without_a_way_to_the_port_a_stream_serves(tmp_path: Path) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            closed = nobody.getsockname()[1]
+        pair.lanes.server.port = closed
+        pair.lanes.server.addresses = []
+        info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
+        assert pair.streams == [pair.taker.peer_id]
+        assert pair.faults == []
+
+
+async def test_the_announced_addresses_are_tried_too(tmp_path: Path) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            closed = nobody.getsockname()[1]
+        pair.lanes.server.addresses = [f"/ip4/127.0.0.1/tcp/{pair.port}"]
+        pair.lanes.server.port = closed
+        await pair.fetch()
+        assert pair.streams == []
+
+
+async def test_a_node_without_lanes_serves_by_streams(tmp_path: Path) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        pair.lanes.server.port = 0
+        await pair.fetch()
+        assert pair.streams == [pair.taker.peer_id]
+
+
+async def test_a_man_in_the_middle_gets_nothing(tmp_path: Path) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        heard: list[bytes] = []
+        identity = new_identity()
+
+        def listen(door: socket.socket) -> None:
+            while True:
+                try:
+                    sock, _ = door.accept()
+                except OSError:
+                    return
+                try:
+                    with identity.context.wrap_socket(sock, server_side=True) as secured:
+                        heard.append(secured.recv(1000))
+                except OSError as exc:
+                    heard.append(repr(exc).encode() if b"ticket" in repr(exc).encode() else b"")
+
+        with socket.create_server(("127.0.0.1", 0)) as door:
+            listener = threading.Thread(target=listen, args=(door,))
+            listener.start()
+            pair.lanes.server.port = door.getsockname()[1]
+            pair.lanes.server.addresses = []
+            info = await pair.fetch()
+            door.shutdown(socket.SHUT_RDWR)
+            await trio.to_thread.run_sync(listener.join)
+        assert info.path.read_bytes() == DATA
+        assert heard == [b""]
+        assert pair.streams == [pair.taker.peer_id]
+        assert pair.faults == []
+
+
+@pytest.mark.parametrize("patience", [0.01, 30.0], ids=["at once", "when the stream owes nothing"])
+async def test_lanes_are_tried_again_while_a_stream_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    monkeypatch.setattr(carriers, "TRY_AGAIN", 0.05)
+    monkeypatch.setattr(carriers, "HAND_OVER", patience)
+    async with a_lane_pair(tmp_path) as pair:
+        pair.gate.set_rates(CHUNK / 10, None)  # after a burst the stream owes what was asked for
+        port, pair.lanes.server.port = pair.lanes.server.port, 0
+        async with trio.open_nursery() as nursery:
+
+            async def open_up() -> None:
+                await until(lambda: pair.streams)
+                pair.lanes.server.port = port
+                await until(lambda: pair.lanes.count(pair.taker.peer_id))
+                if patience < 1:
+                    await until(lambda: pair.streams_ended)
+                pair.gate.set_rates(None, None)
+
+            nursery.start_soon(open_up)
+            info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
+        assert pair.streams == [pair.taker.peer_id]
+        assert (pair.faults, pair.bans) == ([], [])
+
+
+def cut_within(numbers: set[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have holders cut the lane in the middle of the chunks with these numbers; returns the lengths of all."""
+    real = LaneSocket.send_bytes
+    sent: list[int] = []
+
+    def send_bytes(self: LaneSocket, data: Any, **more: Any) -> None:
+        if len(data) > 700 and more:  # a chunk
+            sent.append(len(data))
+            if len(sent) in numbers:
+                real(self, data[: len(data) // 2])
+                self.shut()
+        real(self, data, **more)
+
+    monkeypatch.setattr(LaneSocket, "send_bytes", send_bytes)
+    return sent
+
+
+async def test_a_lane_that_is_cut_within_a_chunk_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = cut_within({3, 7}, monkeypatch)
+    async with a_lane_pair(tmp_path) as pair:
+        info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
+        assert (pair.faults, pair.bans, pair.streams) == ([], [], [])
+        assert len(sent) > N_CHUNKS
+
+
+async def test_lanes_that_deliver_nothing_give_way_to_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_within(set(range(100)), monkeypatch)
+    async with a_lane_pair(tmp_path) as pair:
+        info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
+        assert pair.streams == [pair.taker.peer_id]
+        assert (pair.faults, pair.bans) == ([], [])
+
+
+async def test_a_peer_that_is_banned_loses_its_lane_at_once(tmp_path: Path) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        pair.gate.set_rates(CHUNK, None)
+        async with trio.open_nursery() as nursery:
+
+            async def ban() -> None:
+                await until(lambda: pair.gate.sent_bytes)
+                assert pair.lanes.count(pair.taker.peer_id)
+                pair.holder.offend(pair.taker.peer_id, Offence.CORRUPT_CHUNK, "for the test")
+                await until(lambda: not pair.lanes.count(pair.taker.peer_id))
+
+            nursery.start_soon(ban)
+            with pytest.raises(NoSource):
+                await pair.fetch()
+
+
+async def test_cancelling_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        fds = open_fds()
+        for pause in (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06):
+            with trio.move_on_after(pause):
+                await pair.fetch()
+            # The downloader's threads and sockets are gone when the fetch is, not some time later.
+            assert not pair.taker_lanes._threads.borrowed_tokens
+            assert not pair.taker_lanes.count(pair.holder.peer_id)
+        await until(lambda: not pair.lanes.server._threads.borrowed_tokens)
+        await until(lambda: open_fds() <= fds)
+        info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
