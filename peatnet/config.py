@@ -79,6 +79,8 @@ class Config(BaseModel):
     free_floor_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
     give_up_after_s: float = Field(default=30.0, gt=0)
     http_fallback_after_s: float = Field(default=5.0, ge=0)
+    bulk: bool = True
+    bulk_port: int | None = Field(default=None, ge=0, le=65_535)
     upload_limit: Rate = None
     download_limit: Rate = None
     peer_upload_limit: Rate = None

@@ -56,6 +56,8 @@ async def open_node(
                     peers=config.peers,
                     mdns=config.mdns,
                     rng=rng,
+                    bulk=config.bulk,
+                    bulk_port=config.bulk_port,
                     upload_limit=config.upload_limit,
                     peer_upload_limit=config.peer_upload_limit,
                 ) as net,

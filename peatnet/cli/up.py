@@ -63,6 +63,26 @@ def up(
             show_default=False,
         ),
     ] = None,
+    bulk: Annotated[
+        bool | None,
+        typer.Option(
+            "--bulk/--no-bulk",
+            help="Have bulk lanes, which are several times as fast as libp2p streams.",
+            show_default=False,
+        ),
+    ] = None,
+    bulk_port: Annotated[
+        int | None,
+        typer.Option(
+            "--bulk-port",
+            metavar="PORT",
+            min=0,
+            max=65_535,
+            help="Listen for bulk lanes on this TCP port. Otherwise config.toml's, otherwise the port after the first "
+            "--listen address's.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDir = None,
     verbose: Verbose = False,
 ) -> None:
@@ -85,5 +105,7 @@ def up(
         mdns=mdns,
         trusted_publishers=[*base.trusted_publishers, *trust] if trust else None,
         fetch=fetch.value if fetch else None,
+        bulk=bulk,
+        bulk_port=bulk_port,
     )
     run_node(config)
