@@ -128,8 +128,16 @@ class Ledger:
             self._note(record, manifest)
         return Taken(record, outcome)
 
-    async def sign(self, record_type: RecordType, key: str, body: str) -> Record:
+    async def sign(
+        self, record_type: RecordType, key: str, body: str, *, above: int = -1
+    ) -> Record:
         """Sign a record of our own, put it into the catalogue and on disk.
+
+        Args:
+            record_type: what it says.
+            key: what it is about.
+            body: as JSON.
+            above: another publisher's sequence number that this one's must exceed.
 
         Raises:
             InvalidManifest: the body is not what the type wants.
@@ -138,7 +146,8 @@ class Ledger:
             DiskFull, StorageError: the database refused the write; nothing is published.
         """
         async with self._writing:
-            sequence = self.catalogue.next_sequence(self._keys.peer_id, time.time_ns() // 1000)
+            floor = max(time.time_ns() // 1000, above + 1)
+            sequence = self.catalogue.next_sequence(self._keys.peer_id, floor)
             record = sign_record(self._keys, record_type, key, sequence, body.encode())
             manifest = _check_body(record)
             await trio.to_thread.run_sync(self._write_records, [record])
@@ -147,6 +156,7 @@ class Ledger:
                 await self._write_current([record])
                 raise _not_signed(record, outcome)
             self._note(record, manifest)
+            await self._write_current([])
         self._tell([record])
         return record
 
@@ -220,10 +230,12 @@ class Ledger:
 
     async def _write_current(self, records: Iterable[Record]) -> None:
         """Bring the slots of these records on disk to what the catalogue holds in them now."""
-        slots = {record.slot for record in records}
+        pruned = self.catalogue.take_pruned()
+        slots = {record.slot for record in records} | pruned
         current = self.catalogue.by_slots(slots)
         gone = slots - {record.slot for record in current}
-        await trio.to_thread.run_sync(self._write_records, current, gone)
+        if slots:
+            await trio.to_thread.run_sync(self._write_records, current, gone)
 
     def _write_records(self, records: Sequence[Record], gone: Iterable[bytes] = ()) -> None:
         with self._database.transaction():

@@ -20,9 +20,11 @@ from peatnet.errors import AlreadyExists, NotFound, UsageError
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.keeper import Keeper
 from peatnet.library import PUBLISHING, Model
+from peatnet.lookout import Lookout
 from peatnet.publishing import fill_in, let_go, take_file
 from peatnet.records import RecordType
-from peatnet.records.bodies import Withdrawal, decode_command
+from peatnet.records.bodies import Withdrawal, command_key, decode_command
+from peatnet.reporting import Reporter
 from peatnet.transfer.budget import DownloadBudget
 from peatnet.views import (
     Change,
@@ -62,6 +64,8 @@ class Node:
     Attributes:
         config: its settings.
         peer_id: its peer id, which is its publisher id as well.
+        fleet: the other nodes, and where models stand on them.
+        reporter: what this node tells the others of itself.
     """
 
     def __init__(
@@ -81,6 +85,10 @@ class Node:
             lasting=lasting and network is not None,
             on_change=self._model_changed,
             on_blob=self._blob_changed,
+        )
+        self.reporter = Reporter(library, self._keeper)
+        self.fleet = Lookout(
+            library, network, self.reporter, rng, self._feed.tell, silent=not lasting
         )
         library.ledger.on_change.append(self._record_changed)
         if network is not None:
@@ -178,7 +186,9 @@ class Node:
             DiskFull, StorageError: it cannot be kept.
         """
         record = await self._library.ledger.sign(
-            RecordType.COMMAND, str(command.command_id), command.to_json()
+            RecordType.COMMAND,
+            command_key(command.manifest.model_id, command.command_id),
+            command.to_json(),
         )
         await self._announce(record)
 
@@ -347,6 +357,7 @@ class Node:
         await self._library.ledger.trust(peer_id)
         await trio.to_thread.run_sync(self._library.place_all, peer_id)
         self._keeper.wake()
+        self.reporter.changed()
         if self._network is not None:
             self._network.sync_with_all()
 
@@ -358,6 +369,7 @@ class Node:
         """
         await self._library.ledger.distrust(peer_id)
         self._keeper.wake()
+        self.reporter.changed()
 
     async def trust_list(self) -> list[str]:
         """The trusted publishers, this node included."""
@@ -434,6 +446,7 @@ class Node:
         return self._library.view(model, progress=progress.verified_bytes / size if size else 0.0)
 
     def _model_changed(self, model: Model) -> None:
+        self.reporter.changed()
         if self._feed:
             fetching = self._keeper.progress(model) is not None
             status = self._library.status(model, fetching=fetching).value.lower()
@@ -441,6 +454,7 @@ class Node:
 
     def _record_changed(self, record: Record) -> None:
         self._keeper.wake()
+        self.reporter.changed()
         if record.type in {RecordType.MANIFEST, RecordType.WITHDRAWAL}:
             model_id, _, version = record.key.partition("@")
             kind = "withdrawn" if record.type is RecordType.WITHDRAWAL else "available"
@@ -464,6 +478,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._budget.run)
             await nursery.start(self._keeper.run)
+            await nursery.start(self.fleet.run)
             task_status.started()
 
 

@@ -31,8 +31,8 @@ class ModelUpdateCommand(Strict):
     """1 (highest) to 5; other numbers are clamped."""
     auto_load: bool = True
     """Whether to load the model once it is ready."""
-    rollback_model_id: fields.ModelId | None = None
-    """The model to go back to when this one fails; written as null when there is none."""
+    rollback_model_id: fields.ModelOrVersion | None = None
+    """The model to go back to when this one fails, perhaps with its version; written as null when there is none."""
     timestamp: fields.Instant
 
     def targets_node(self, node_id: str) -> bool:

@@ -29,6 +29,14 @@ def _error_text(text: str) -> str:
     return text
 
 
+def _reference(text: str) -> str:
+    name, at, version = text.partition("@")
+    checks.model_id(name)
+    if at:
+        checks.path_name(version)
+    return text
+
+
 def _tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
@@ -42,6 +50,11 @@ Version = Annotated[
     str, Field(min_length=1, max_length=limits.MAX_NAME_BYTES), AfterValidator(checks.path_name)
 ]
 """A model's version: safe as a part of a file name."""
+
+ModelOrVersion = Annotated[
+    str, Field(min_length=1, max_length=2 * limits.MAX_NAME_BYTES + 1), AfterValidator(_reference)
+]
+"""A model's name, perhaps with @ and a version of it."""
 
 Line = Annotated[str, Field(max_length=limits.MAX_LINE_BYTES), AfterValidator(_line)]
 """One line of text, perhaps empty."""

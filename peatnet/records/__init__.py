@@ -5,8 +5,11 @@ of a slot wins. Pure logic: no sockets, no files, no clock, and no libp2p.
 """
 
 from peatnet.records.bodies import (
+    Cancellation,
     Withdrawal,
     check_body,
+    command_key,
+    decode_cancellation,
     decode_command,
     decode_manifest,
     decode_withdrawal,
@@ -36,6 +39,7 @@ __all__ = [
     "MAX_SEQUENCE",
     "SUMMARY_BYTES",
     "Bound",
+    "Cancellation",
     "Catalogue",
     "CatalogueLimits",
     "KeyPair",
@@ -47,6 +51,8 @@ __all__ = [
     "SlotSummary",
     "Withdrawal",
     "check_body",
+    "command_key",
+    "decode_cancellation",
     "decode_command",
     "decode_manifest",
     "decode_withdrawal",

@@ -16,7 +16,7 @@ from peatnet.records.record import Record, RecordType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_WITHDRAWAL = 8 * 1024  # bytes of JSON
+MAX_WITHDRAWAL = 8 * 1024  # bytes of JSON; of a cancellation, too
 
 
 class Withdrawal(Strict):
@@ -45,6 +45,39 @@ class Withdrawal(Strict):
     def key(self) -> str:
         """The key of the record, which is the key of the manifest that is withdrawn."""
         return f"{self.model_id}@{self.version}"
+
+
+class Cancellation(Strict):
+    """A publisher's word that an update command of its is not to be carried out any more. Immutable.
+
+    Read from JSON, unknown fields are ignored and `reason` may be missing.
+
+    Args:
+        command_id: the command's.
+        model_id: the model that the command is about.
+        reason: one line, why, for people to read; may be empty.
+
+    Raises:
+        InvalidManifest: a field (named) breaks a rule.
+    """
+
+    label: ClassVar[str] = "cancellation"
+    max_bytes: ClassVar[int] = MAX_WITHDRAWAL
+    wire_optional: ClassVar[frozenset[str]] = frozenset({"reason"})
+
+    command_id: fields.Tag
+    model_id: fields.ModelId
+    reason: fields.Line = ""
+
+    @property
+    def key(self) -> str:
+        """The key of the record, which is the key of the command that is canceled."""
+        return command_key(self.model_id, self.command_id)
+
+
+def command_key(model_id: str, command_id: str) -> str:
+    """The key of a command's record. A model's name holds no slash, so the first one divides it."""
+    return f"{model_id}/{command_id}"
 
 
 def decode_manifest(record: Record) -> ModelManifest:
@@ -77,13 +110,26 @@ def decode_command(record: Record) -> ModelUpdateCommand:
     """The update command in a record.
 
     Raises:
-        InvalidManifest: the body is no valid command, or its command_id is not the record's key.
+        InvalidManifest: the body is no valid command, or its model and command_id are not what the key says.
         LocalProtocolError: the record is of another type.
     """
     _expect(record, RecordType.COMMAND)
     command = ModelUpdateCommand.from_json(record.body)
-    _same_key(record, command.command_id)
+    _same_key(record, command_key(command.manifest.model_id, command.command_id))
     return command
+
+
+def decode_cancellation(record: Record) -> Cancellation:
+    """The cancellation in a record.
+
+    Raises:
+        InvalidManifest: the body is no valid cancellation, or one of something else than the key says.
+        LocalProtocolError: the record is of another type.
+    """
+    _expect(record, RecordType.CANCELLATION)
+    cancellation = Cancellation.from_json(record.body)
+    _same_key(record, cancellation.key)
+    return cancellation
 
 
 def check_body(record: Record) -> None:
@@ -101,6 +147,7 @@ _DECODERS: dict[RecordType, Callable[[Record], object]] = {
     RecordType.MANIFEST: decode_manifest,
     RecordType.WITHDRAWAL: decode_withdrawal,
     RecordType.COMMAND: decode_command,
+    RecordType.CANCELLATION: decode_cancellation,
 }
 
 

@@ -11,7 +11,13 @@ the slot of its manifest, so the newer of the two counts, and an old manifest th
     an older one        -                        ACCEPTED      the record
     the same one        -                        DUPLICATE     as before
     a newer one         -                        STALE         as before
+    nothing             of too old a command     STALE         as before
     nothing, older      over the limits          REFUSED       as before
+
+Commands would pile up for good, as each has a slot of its own. So of one publisher and model only the newest
+``CatalogueLimits.commands`` slots of that kind are held. The order of a slot's record only grows, and what falls out
+has that many above it for good, so this is a join still: the newest so many of all that was offered, in whatever
+order.
 
 The last line is where the theory ends: memory is finite and anybody can make keys and sign. Limits bind publishers
 that are not trusted; a trusted one is bound only by a large total, from which it may always have as much as an
@@ -35,6 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from peatnet.records.keys import PeerId
+
+
+MAX_COMMANDS = 64
 
 
 class Outcome(StrEnum):
@@ -63,12 +72,14 @@ class CatalogueLimits:
         untrusted: of all other publishers together.
         publisher: of one publisher that is not trusted; what one that is trusted may have in any case.
         refused: how many refused slots are remembered, so that they are not asked for again and again.
+        commands: of one publisher on one model, canceled ones included.
     """
 
     trusted: Bound = Bound(65_536, 256 * 2**20)
     untrusted: Bound = Bound(4_096, 16 * 2**20)
     publisher: Bound = Bound(256, 2**20)
     refused: int = 8_192
+    commands: int = MAX_COMMANDS
 
 
 @dataclass(slots=True)
@@ -109,6 +120,8 @@ class Catalogue:
         # Invariants: both tallies sum up `_records`; `_publishers` has exactly the publishers in it.
         self._totals = {True: _Tally(), False: _Tally()}  # by trust
         self._publishers: dict[PeerId, _Publisher] = {}
+        self._commands: dict[tuple[PeerId, str], set[bytes]] = {}  # slots, by publisher and model
+        self._pruned: set[bytes] = set()  # slots
         self._digest = SetDigest()
         self._refused: dict[bytes, tuple[int, bytes]] = {}  # slot: the newest (sequence, tie)
 
@@ -130,11 +143,19 @@ class Catalogue:
                 return Outcome.DUPLICATE
             if record.order < held.order:
                 return Outcome.STALE
+        else:
+            held = self._oldest_command(record)
+            if held is not None and record.order < held.order:
+                self._remember_refusal(record)
+                return Outcome.STALE
         if not self._admits(record, held):
             self._remember_refusal(record)
             return Outcome.REFUSED
         if held is not None:
             self._drop(held)
+            if held.slot != record.slot:
+                self._pruned.add(held.slot)
+                self._remember_refusal(held)
         self._put(record)
         return Outcome.ACCEPTED
 
@@ -157,6 +178,15 @@ class Catalogue:
     def manifests(self) -> list[Record]:
         """The manifests that are not withdrawn, of trusted and untrusted publishers, in no order."""
         return [item for item in self._records.values() if item.type is RecordType.MANIFEST]
+
+    def commands(self) -> list[Record]:
+        """The update commands and cancellations, of trusted and untrusted publishers, in no order."""
+        return [self._records[slot] for slots in self._commands.values() for slot in slots]
+
+    def take_pruned(self) -> set[bytes]:
+        """The slots of commands that newer ones have pushed out since this was asked last."""
+        pruned, self._pruned = self._pruned, set()
+        return pruned - self._records.keys()
 
     def next_sequence(self, publisher: PeerId, now_us: int) -> int:
         """The sequence number for the publisher's next record.
@@ -258,6 +288,13 @@ class Catalogue:
         total = limits.trusted if trusted else limits.untrusted
         return self._totals[trusted].fits(total, records=records, size=size)
 
+    def _oldest_command(self, record: Record) -> Record | None:
+        """The command that has to go for this one, which is in no slot yet; None where there is room."""
+        slots = self._commands.get(_group(record), ())
+        if record.type.kind != RecordType.COMMAND or len(slots) < self._limits.commands:
+            return None
+        return min((self._records[slot] for slot in slots), key=lambda item: item.order)
+
     def _remember_refusal(self, record: Record) -> None:
         mark = record.sequence, record.id[:TIE_BYTES]
         known = self._refused.pop(record.slot, mark)
@@ -283,6 +320,8 @@ class Catalogue:
 
     def _put(self, record: Record) -> None:
         self._records[record.slot] = record
+        if record.type.kind == RecordType.COMMAND:
+            self._commands.setdefault(_group(record), set()).add(record.slot)
         self._digest.add(record.id)
         publisher = self._publishers.setdefault(record.publisher, _Publisher())
         publisher.highest = max(publisher.highest, record.sequence)
@@ -291,6 +330,11 @@ class Catalogue:
 
     def _drop(self, record: Record) -> None:
         del self._records[record.slot]
+        if record.type.kind == RecordType.COMMAND:
+            group = self._commands[_group(record)]
+            group.remove(record.slot)
+            if not group:
+                del self._commands[_group(record)]
         self._digest.remove(record.id)
         publisher = self._publishers[record.publisher]
         publisher.held.add(-1, -len(record.envelope))
@@ -302,3 +346,7 @@ class Catalogue:
         held = self._publishers.get(publisher, _Publisher()).held
         self._totals[not trusted].add(-held.records, -held.size)
         self._totals[trusted].add(held.records, held.size)
+
+
+def _group(record: Record) -> tuple[PeerId, str]:
+    return record.publisher, record.model_id

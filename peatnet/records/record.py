@@ -43,6 +43,7 @@ class RecordType(StrEnum):
     MANIFEST = "manifest"
     WITHDRAWAL = "withdrawal"
     COMMAND = "command"
+    CANCELLATION = "cancellation"
     STATUS = "status"
 
     @property
@@ -52,10 +53,14 @@ class RecordType(StrEnum):
 
     @property
     def kind(self) -> str:
-        """The kind of slot: a manifest and its withdrawal compete for one, so the newer of them counts."""
-        return RecordType.MANIFEST.value if self is RecordType.WITHDRAWAL else self.value
+        """The kind of slot: what takes another record back competes with it for one, so the newer of them counts."""
+        return _TAKES_BACK.get(self, self).value
 
 
+_TAKES_BACK = {
+    RecordType.WITHDRAWAL: RecordType.MANIFEST,
+    RecordType.CANCELLATION: RecordType.COMMAND,
+}
 _TYPES = {kind.payload_type: kind for kind in RecordType}
 
 
@@ -68,7 +73,7 @@ class Record:
     Attributes:
         type: what it says.
         publisher: who signed it.
-        key: what it is about: ``model_id@version``, a command id, or a node's peer id.
+        key: what it is about: ``model_id@version``, ``model_id/command_id``, or a node's peer id.
         sequence: grows with each record of the publisher; 0 to 2**63 - 1.
         body: the JSON as it was signed; not looked at here, see `peatnet.records.bodies`.
         envelope: the signed bytes, as they travel and are kept.
@@ -95,6 +100,11 @@ class Record:
     def order(self) -> tuple[int, bytes]:
         """Sorts the records of one slot from old to new; equal only for the same record."""
         return self.sequence, self.id
+
+    @property
+    def model_id(self) -> str:
+        """The model that a command, or its cancellation, is about: what stands before the slash in its key."""
+        return self.key.partition("/")[0]
 
 
 def slot_of(public_key: PublicKey, record_type: RecordType, key: str) -> bytes:

@@ -11,10 +11,13 @@ from records_support import ALICE, make
 from peatnet.errors import InvalidManifest, LocalProtocolError
 from peatnet.models import ModelManifest, ModelType, ModelUpdateCommand, Timestamp
 from peatnet.records import (
+    Cancellation,
     Record,
     RecordType,
     Withdrawal,
     check_body,
+    command_key,
+    decode_cancellation,
     decode_command,
     decode_manifest,
     decode_withdrawal,
@@ -37,15 +40,19 @@ COMMAND = ModelUpdateCommand(
 )
 WITHDRAWAL = Withdrawal(model_id="yolo", version="1.0.0", reason="finds cats in everything")
 
+CANCELLATION = Cancellation(model_id="yolo", command_id=COMMAND.command_id, reason="too early")
+
 BODIES: list[tuple[RecordType, str, str]] = [
     (RecordType.MANIFEST, MANIFEST.key, MANIFEST.to_json()),
     (RecordType.WITHDRAWAL, WITHDRAWAL.key, WITHDRAWAL.to_json()),
-    (RecordType.COMMAND, COMMAND.command_id, COMMAND.to_json()),
+    (RecordType.COMMAND, command_key("yolo", COMMAND.command_id), COMMAND.to_json()),
+    (RecordType.CANCELLATION, CANCELLATION.key, CANCELLATION.to_json()),
 ]
 DECODERS: dict[RecordType, Any] = {
     RecordType.MANIFEST: decode_manifest,
     RecordType.WITHDRAWAL: decode_withdrawal,
     RecordType.COMMAND: decode_command,
+    RecordType.CANCELLATION: decode_cancellation,
 }
 
 
@@ -55,21 +62,25 @@ def record(record_type: RecordType, key: str, body: str | bytes) -> Record:
 
 
 def test_what_was_put_in_comes_out() -> None:
-    manifest, withdrawal, command = (record(*body) for body in BODIES)
+    manifest, withdrawal, command, cancellation = (record(*body) for body in BODIES)
     assert decode_manifest(manifest) == MANIFEST
     assert decode_withdrawal(withdrawal) == WITHDRAWAL
     assert decode_command(command) == COMMAND
-    for one in (manifest, withdrawal, command):
+    assert decode_cancellation(cancellation) == CANCELLATION
+    for one in (manifest, withdrawal, command, cancellation):
         check_body(one)
 
 
-def test_a_manifest_and_its_withdrawal_share_a_slot() -> None:
-    manifest, withdrawal, command = (record(*body) for body in BODIES)
-    assert manifest.slot == withdrawal.slot != command.slot
+def test_what_takes_a_record_back_shares_its_slot() -> None:
+    manifest, withdrawal, command, cancellation = (record(*body) for body in BODIES)
+    assert manifest.slot == withdrawal.slot != command.slot == cancellation.slot
+    assert command.model_id == cancellation.model_id == "yolo"
 
 
 @pytest.mark.parametrize(("record_type", "key", "body"), BODIES)
-@pytest.mark.parametrize("other", ["yolo@2", "yolo", "yolo@1.0.0 ", "YOLO@1.0.0", "../yolo@1.0.0"])
+@pytest.mark.parametrize(
+    "other", ["yolo@2", "yolo", "yolo@1.0.0 ", "YOLO@1.0.0", "../yolo@1.0.0", "yolo/x"]
+)
 def test_a_body_must_be_about_the_records_key(
     record_type: RecordType, key: str, body: str, other: str
 ) -> None:
