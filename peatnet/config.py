@@ -7,12 +7,13 @@ caller passes. docs/configuration.md describes each key.
 from __future__ import annotations
 
 import os
+import platform
 import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from peatnet.datadir import unusable
 from peatnet.deploy.hardware import Overrides
@@ -30,6 +31,16 @@ MAX_MEMORY_MB = 16 * 1024 * 1024
 
 Word = Annotated[str, Field(min_length=1, max_length=128)]
 Address = Annotated[str, Field(min_length=1, max_length=512)]
+MAX_NODE_NAME = 64
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("must be one line, without spaces at its ends")
+    return text
+
+
+NodeName = Annotated[str, Field(min_length=1, max_length=MAX_NODE_NAME), AfterValidator(_one_line)]
 PeerIdText = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -75,6 +86,7 @@ class Config(BaseModel):
     mdns: bool = True
     trusted_publishers: list[PeerIdText] = Field(default_factory=list, max_length=4096)
     fetch: FetchPolicy = FetchPolicy.FITTING
+    name: NodeName | None = None
     quota_bytes: int | None = Field(default=None, ge=0)
     free_floor_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
     give_up_after_s: float = Field(default=30.0, gt=0)
@@ -86,6 +98,12 @@ class Config(BaseModel):
     peer_upload_limit: Rate = None
     hardware: HardwareConfig = Field(default_factory=HardwareConfig)
     loaders: dict[Word, LoaderSettings] = Field(default_factory=dict, max_length=256)
+
+    @property
+    def node_name(self) -> str:
+        """What the node is called: ``name``, else the machine's name."""
+        host = "".join(char for char in platform.node() if char.isprintable())
+        return self.name or host[:MAX_NODE_NAME] or "peatnet"
 
 
 def default_data_dir() -> Path:

@@ -98,6 +98,16 @@ class Keeper:
         job = self._jobs.get(fetch_name(model, self._library.blob_of(model)))
         return job.fetch.progress if job is not None else None
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether any fetch runs."""
+        return bool(self._jobs)
+
+    @property
+    def hardware(self) -> HardwareProbe:
+        """What this machine has, as models are held against it."""
+        return self._hardware
+
     def fetching(self) -> set[Hash]:
         """The blobs that are being fetched, or were asked for and will be."""
         return {Hash.parse(name) for name in (*self._jobs, *self._intents.left) if "/" not in name}

@@ -89,6 +89,7 @@ class Library:
     ) -> None:
         self.config = config
         self.identity = identity
+        self.database = database
         self.store = store
         self.ledger = ledger
         self.states = States(database)

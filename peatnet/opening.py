@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 from peatnet.concurrency import bare_errors
+from peatnet.deploy.known_nodes import KnownNodes
 from peatnet.library import open_library
 from peatnet.node import Node
 
@@ -47,6 +49,9 @@ async def open_node(
             # Importing libp2p takes about a second; a node without a network does not pay it.
             from peatnet.net.network import open_network  # noqa: PLC0415  # see above
 
+            counter = await trio.to_thread.run_sync(
+                KnownNodes(library.database).reserve, time.time_ns()
+            )
             async with (
                 open_network(
                     library.identity.seed,
@@ -60,6 +65,7 @@ async def open_node(
                     bulk_port=config.bulk_port,
                     upload_limit=config.upload_limit,
                     peer_upload_limit=config.peer_upload_limit,
+                    gossip_counter=counter,
                 ) as net,
                 _running(Node(library, net, rng, lasting=lasting)) as node,
             ):

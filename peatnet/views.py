@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from peatnet.deploy.rollout import Rollout
+    from peatnet.net.node_status import CommandReport, HardwareReport, ModelReport, NodeStatus
 
 
 class SourceChoice(StrEnum):
@@ -60,6 +64,124 @@ class PeerView(_View):
     addrs: list[str]
     connected: bool
     banned_until: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FleetNodeView(_View):
+    """One node of the fleet, this one among them, as it told of itself.
+
+    ``models`` are those that it told of, those first that matter most; none where it is not seen. ``commands`` likewise: what
+    became of update commands. ``hardware`` is None where the node has said nothing since this one was started.
+    """
+
+    peer_id: str
+    name: str
+    addrs: list[str]
+    hardware: dict[str, Any] | None
+    models: list[dict[str, Any]]
+    last_seen_s: float
+    seen: bool
+    commands: list[dict[str, Any]]
+
+    @classmethod
+    def of(
+        cls, peer_id: str, name: str, status: NodeStatus | None, age: float, *, seen: bool
+    ) -> Self:
+        """What is known of a node."""
+        told = status if status is not None and seen else None
+        return cls(
+            peer_id=peer_id,
+            name=name,
+            addrs=[f"{each}/p2p/{peer_id}" for each in status.addresses] if status else [],
+            hardware=_hardware(status.hardware) if status else None,
+            models=[_model(each) for each in told.models] if told else [],
+            last_seen_s=round(age, 1),
+            seen=seen,
+            commands=[_command(each) for each in told.outcomes] if told else [],
+        )
+
+
+def _hardware(report: HardwareReport) -> dict[str, Any]:
+    gpus = [{"name": name, "vram_mb": vram_mb} for name, vram_mb in report.gpus]
+    return asdict(report) | {"gpus": gpus, "execution_providers": list(report.execution_providers)}
+
+
+def _model(report: ModelReport) -> dict[str, Any]:
+    return {
+        "model_id": report.model_id,
+        "version": report.version,
+        "publisher": report.publisher,
+        "status": report.status.value.lower(),
+        "progress": report.progress,
+        "rate": report.rate,
+        "reason": report.reason or None,
+    }
+
+
+def _command(report: CommandReport) -> dict[str, Any]:
+    return {
+        "command_id": report.command_id,
+        "model": report.model,
+        "outcome": report.outcome.value,
+        "reason": report.reason or None,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStageView(_View):
+    """Where a model stands on one node.
+
+    ``status`` is ``loaded``, ``ready``, ``downloading``, ``pending``, ``failed`` or ``unknown`` (the node is not seen); ``reason``
+    says in words why the model is not there, perhaps in several lines. ``eta_s`` is None where nobody can tell; ``serving``
+    is the version of the model that is in service, or None.
+    """
+
+    peer_id: str
+    name: str
+    status: str
+    progress: float
+    reason: str | None
+    rate: int
+    eta_s: float | None
+    expected: bool
+    serving: str | None
+    last_seen_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutView(_View):
+    """Where a model stands on all nodes: counts by status, and when those that are expected to have it will."""
+
+    model_id: str
+    version: str
+    nodes: list[NodeStageView]
+    counts: dict[str, int]
+    eta_s: float | None
+
+    @classmethod
+    def of(cls, model_id: str, version: str, found: Rollout) -> Self:
+        """The same for scripts."""
+        nodes = [
+            NodeStageView(
+                peer_id=each.peer_id,
+                name=each.name,
+                status=each.stage.value,
+                progress=each.progress,
+                reason=each.reason or None,
+                rate=each.rate,
+                eta_s=_tenths(each.eta_s),
+                expected=each.expected,
+                serving=each.serving or None,
+                last_seen_s=round(each.last_seen_s, 1),
+            )
+            for each in found.nodes
+        ]
+        counts = {stage.value: count for stage, count in found.counts.items()}
+        return cls(model_id, version, nodes, counts, _tenths(found.eta_s))
+
+
+def _tenths(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,4 +238,13 @@ class PeerChanged(_View):
     banned: bool
 
 
-Change = ModelChanged | PeerChanged
+@dataclass(frozen=True, slots=True)
+class NodeChanged(_View):
+    """A node of the fleet was heard of, or is not seen any more."""
+
+    peer_id: str
+    name: str
+    seen: bool
+
+
+Change = ModelChanged | PeerChanged | NodeChanged

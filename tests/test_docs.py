@@ -50,10 +50,10 @@ def test_configuration_gives_the_defaults() -> None:
     given = tomllib.loads(text)
     assert Config(data_dir=ROOT, **given) == Config(data_dir=ROOT)
     # No value of TOML's means "none", so these stand in comments.
-    unset = {"quota_bytes", "bulk_port"}
+    unset = {"quota_bytes", "bulk_port", "name"}
     assert {*given, "data_dir", *unset} == set(Config.model_fields)
     shown = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
-    assert all(shown[key] > 0 for key in unset)
+    assert all(shown[key] for key in unset)
 
 
 def test_configuration_names_every_variable() -> None:

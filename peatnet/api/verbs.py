@@ -100,6 +100,18 @@ class GcParams(Params):
     dry_run: bool = False
 
 
+class StatusParams(ReferenceParams):
+    """``watch``: tell it as progress, again and again, until the client goes away."""
+
+    watch: bool = False
+
+
+class NodeParams(Params):
+    """For verbs on one node of the fleet: its name, its peer id, or the end of one."""
+
+    node: Annotated[str, Field(min_length=1, max_length=128)]
+
+
 class LimitsParams(Params):
     """What is given is changed. Numbers of bytes a second, text such as ``10MB/s``, or 0 or null for no limit."""
 
@@ -187,6 +199,20 @@ async def _peers(node: Node, _params: NoParams, _emit: Emit) -> Any:
     return [view.to_json() for view in await node.peers()]
 
 
+async def _fleet(node: Node, _params: NoParams, _emit: Emit) -> Any:
+    return [view.to_json() for view in await node.fleet.nodes()]
+
+
+async def _fleet_forget(node: Node, params: NodeParams, _emit: Emit) -> Any:
+    return {"forgotten": await node.fleet.forget(params.node)}
+
+
+async def _status(node: Node, params: StatusParams, emit: Emit) -> Any:
+    if params.watch:
+        await node.fleet.watch(params.reference, lambda view: emit(view.to_json()))
+    return (await node.fleet.status(params.reference)).to_json()
+
+
 async def _limits(node: Node, params: LimitsParams, _emit: Emit) -> Any:
     if params.model_fields_set:
         given = {name: getattr(params, name) for name in params.model_fields_set}
@@ -267,6 +293,9 @@ VERBS: dict[str, Verb[Any]] = {
     "show": Verb(ReferenceParams, _show),
     "get": Verb(GetParams, _get),
     "peers": Verb(NoParams, _peers),
+    "fleet": Verb(NoParams, _fleet),
+    "fleet_forget": Verb(NodeParams, _fleet_forget),
+    "status": Verb(StatusParams, _status),
     "limits": Verb(LimitsParams, _limits),
     "trust_add": Verb(PeerParams, _trust_add),
     "trust_remove": Verb(PeerParams, _trust_remove),

@@ -11,6 +11,7 @@ import typer
 from peatnet import __version__
 from peatnet.cli import (
     demo,
+    fleet,
     gc,
     get,
     hardware,
@@ -24,6 +25,7 @@ from peatnet.cli import (
     rm,
     schema,
     show,
+    status,
     trust,
     up,
     verify,
@@ -50,7 +52,7 @@ app = typer.Typer(
     cls=GroupedVerbs,
 )
 
-_MODELS, _NODE, _STORE, _MORE = "Models", "This node", "The store", "More"
+_MODELS, _FLEET, _NODE, _STORE, _MORE = "Models", "The fleet", "This node", "The store", "More"
 
 app.command("publish", rich_help_panel=_MODELS)(publish.publish)
 app.command("inspect", rich_help_panel=_MODELS)(inspect.inspect)
@@ -58,6 +60,8 @@ app.command("models", rich_help_panel=_MODELS)(models.models)
 app.command("show", rich_help_panel=_MODELS)(show.show)
 app.command("get", rich_help_panel=_MODELS)(get.get)
 app.command("withdraw", rich_help_panel=_MODELS)(withdraw.withdraw)
+app.command("fleet", rich_help_panel=_FLEET)(fleet.fleet)
+app.command("status", rich_help_panel=_FLEET)(status.status)
 app.command("init", rich_help_panel=_NODE)(init.init)
 app.command("id", rich_help_panel=_NODE)(init.show_id)
 app.command("up", rich_help_panel=_NODE)(up.up)

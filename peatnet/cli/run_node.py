@@ -19,6 +19,8 @@ from peatnet.log import get_logger
 from peatnet.opening import open_node
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from peatnet.config import Config
 
 _log = get_logger("peatnet.up")
@@ -40,21 +42,27 @@ def run_node(config: Config) -> None:
 async def _up(config: Config) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
+            leave: list[Callable[[], Awaitable[None]]] = []
+            nursery.start_soon(_stop_on_signal, signals, leave, nursery.cancel_scope)
             async with open_node(config) as node, trio.open_nursery() as serving:
                 await serving.start(serve_control, node, control_socket(config.data_dir))
                 print_line(json.dumps({"peer_id": node.peer_id, "addrs": node.addrs}))
                 _log.info("ready", data_dir=str(config.data_dir))
+                leave.append(node.fleet.leave)
                 await trio.sleep(math.inf)
     _log.info("stopped")
 
 
-async def _stop_on_signal(signals: object, scope: trio.CancelScope) -> None:
+async def _stop_on_signal(
+    signals: object, leave: list[Callable[[], Awaitable[None]]], scope: trio.CancelScope
+) -> None:
     async for number in signals:  # type: ignore[attr-defined]  # trio does not name this type
         _log.info("stopping", signal=signal.Signals(number).name)
         watchdog = threading.Timer(_STOP_WITHIN_S, _give_up_stopping)
         watchdog.daemon = True
         watchdog.start()
+        for say_so in leave:
+            await say_so()
         scope.cancel()
         return
 

@@ -83,6 +83,15 @@ def up(
             show_default=False,
         ),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="What the node is called in the fleet. Otherwise config.toml's, otherwise the machine's name.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDir = None,
     verbose: Verbose = False,
 ) -> None:
@@ -105,6 +114,7 @@ def up(
         mdns=mdns,
         trusted_publishers=[*base.trusted_publishers, *trust] if trust else None,
         fetch=fetch.value if fetch else None,
+        name=name,
         bulk=bulk,
         bulk_port=bulk_port,
     )

@@ -1,0 +1,126 @@
+"""How ``peatnet status`` looks: a line of counts, and a line for each node."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from peatnet.cli.output import human_rate, human_time, safe, short_peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import RenderableType
+
+_STYLES = {
+    "loaded": "bold green",
+    "ready": "green",
+    "downloading": "cyan",
+    "pending": "yellow",
+    "failed": "bold red",
+    "unknown": "magenta",
+}
+_BAR_WIDTH = 16
+# Wide enough that nothing is folded where a script reads it.
+_PIPE_WIDTH = 4096
+# What a terminal cannot show anyway; those that matter least come first.
+_MOST_LINES_OF_A_REASON = 10
+
+
+def render(view: dict[str, Any]) -> str:
+    """The picture as text: with colors on a terminal, plain elsewhere."""
+    to_terminal = sys.stdout.isatty()
+    console = Console(width=None if to_terminal else _PIPE_WIDTH, highlight=False)
+    with console.capture() as capture:
+        console.print(_picture(view, bars=to_terminal))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+@contextmanager
+def live_view() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A picture that changes in place, for the time of the block; gives the function that draws it anew.
+
+    The last picture stays on the screen.
+    """
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        yield lambda view: live.update(_picture(view, bars=True), refresh=True)
+
+
+def _picture(view: dict[str, Any], *, bars: bool) -> RenderableType:
+    return Group(_summary(view), Text(), _table(view["nodes"], bars=bars))
+
+
+def _summary(view: dict[str, Any]) -> Text:
+    text = Text(safe(f"{view['model_id']}@{view['version']}"), style="bold")
+    text.append(f"  {len(view['nodes'])} nodes: ", style="not bold")
+    counted = [(name, count) for name, count in view["counts"].items() if count]
+    for index, (name, count) in enumerate(counted):
+        text.append(", " if index else "", style="not bold")
+        text.append(f"{count} {safe(name)}", style=f"not bold {_STYLES.get(name, 'default')}")
+    text.append(_outlook(view), style="not bold")
+    return text
+
+
+def _outlook(view: dict[str, Any]) -> str:
+    """When all will be done, in words; nothing where all are."""
+    waiting = [
+        each
+        for each in view["nodes"]
+        if each["expected"] and (each["eta_s"] is None or each["eta_s"] > 0)
+    ]
+    left = len(view["nodes"]) - len([each for each in view["nodes"] if each["expected"]])
+    but = f" but {left}" if left else ""
+    if waiting:
+        when = "not known when" if view["eta_s"] is None else f"in {human_time(view['eta_s'])}"
+        return f"; all{but} done: {when}"
+    return f"; all{but} done" if len(view["nodes"]) > left else ""
+
+
+def _table(nodes: list[dict[str, Any]], *, bars: bool) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("NODE", "PEER ID", "STATUS"):
+        table.add_column(head, no_wrap=True)
+    table.add_column("PROGRESS", no_wrap=True, min_width=_BAR_WIDTH if bars else None)
+    table.add_column("RATE", no_wrap=True, justify="right")
+    table.add_column("LEFT", no_wrap=True, justify="right")
+    table.add_column("WHY", overflow="fold")
+    for node in nodes:
+        name = node["status"]
+        table.add_row(
+            Text(safe(node["name"]), style="bold"),
+            short_peer(safe(node["peer_id"])),
+            Text(safe(name), style=_STYLES.get(name, "default")),
+            _progress(node, bars=bars),
+            human_rate(node["rate"]) if node["rate"] else "",
+            human_time(node["eta_s"]) if node["eta_s"] else "",
+            Text(_why(node)),
+        )
+    return table
+
+
+def _progress(node: dict[str, Any], *, bars: bool) -> RenderableType:
+    if node["status"] == "unknown" or not (node["progress"] or node["rate"]):
+        return ""
+    share = f"{int(node['progress'] * 100)}%"
+    if not bars or node["status"] != "downloading":
+        return share
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=_BAR_WIDTH - 5)
+    grid.add_column(width=4, justify="right")
+    grid.add_row(ProgressBar(1.0, node["progress"], width=_BAR_WIDTH - 5), share)
+    return grid
+
+
+def _why(node: dict[str, Any]) -> str:
+    lines = safe(node["reason"] or "").splitlines()[:_MOST_LINES_OF_A_REASON]
+    if node["serving"] is not None and node["status"] != "loaded":
+        lines.append(f"in service there: {safe(node['serving'])}")
+    return "\n".join(lines)

@@ -1,0 +1,313 @@
+"""The lookout: tells the others how this node is, hears how they are, and remembers who they are.
+
+A node speaks when something has changed, soon after it has met somebody new, and now and then in any case. How often
+at most depends on what there is to say and on how many nodes there are, so that a fleet's talk stays the same small
+part of its links, however large it is.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from peatnet.concurrency import Stirring
+from peatnet.deploy.fleet import EVERY, Fleet, find_node
+from peatnet.deploy.known_nodes import KnownNodes
+from peatnet.deploy.rollout import NodeWord, rollout
+from peatnet.errors import NotFound, PeatnetError, UsageError
+from peatnet.log import get_logger
+from peatnet.views import FleetNodeView, NodeChanged, RolloutView
+
+if TYPE_CHECKING:
+    # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
+    import random
+    from collections.abc import Callable
+
+    from trio_typing import TaskStatus
+
+    from peatnet.library import Library
+    from peatnet.net.network import Network
+    from peatnet.net.node_status import NodeStatus
+    from peatnet.reporting import Reporter
+
+# Changes within this time go out in one message.
+COALESCE: Final = 0.1
+# Seconds between two messages at the least; progress changes all the time.
+PAUSE: Final = 1.0
+PAUSE_FETCHING: Final = 2.0
+# Bytes a second that one node says at the most, and messages a second of all nodes together.
+TALK_RATE: Final = 4096.0
+FLEET_RATE: Final = 40.0
+# A new connection is part of the gossip within about a second.
+GREET_AFTER: Final = 1.0
+SAVE_EVERY: Final = 30.0
+SAVE_SOON: Final = 2.0
+LEAVE_WITHIN: Final = 0.5
+# What gossip sends waits in queues, of which nobody can tell when they are empty.
+LINGER: Final = 0.15
+# How often at most somebody who watches is told.
+WATCH_PAUSE: Final = 0.25
+WATCH_EVERY: Final = 1.0
+
+log = get_logger(__name__)
+
+
+class Lookout:
+    """The other nodes, as this one knows them.
+
+    Args:
+        library: the node's models; what is remembered is in its database.
+        network: None without one: then there is only what is remembered.
+        reporter: says how this node is.
+        rng: spreads messages over time.
+        tell: called with what has changed.
+        silent: hear the others and say nothing, for a node that lives for one task.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        network: Network | None,
+        reporter: Reporter,
+        rng: random.Random,
+        tell: Callable[[NodeChanged], None],
+        *,
+        silent: bool,
+    ) -> None:
+        self._library = library
+        self._network = network
+        self._reporter = reporter
+        self._rng = rng
+        self._tell = tell
+        self._silent = silent
+        self._table = KnownNodes(library.database)
+        self._fleet = Fleet(self._table.load(trio.current_time(), time.time()))
+        self._changed = Stirring()
+        self._due = trio.Event()
+        self._greet = trio.Event()
+        self._met = trio.Event()
+        self._unsaved: set[str] = set()
+        self._gone: set[str] = set()
+        reporter.on_change.append(self._own_change)
+        if network is not None:
+            network.on_status.append(self._hear)
+            network.on_peer.append(self._peer_changed)
+
+    # Looking
+
+    async def nodes(self) -> list[FleetNodeView]:
+        """All nodes that this one has ever heard of, itself first, then by name."""
+        now, own = trio.current_time(), await self._own_status()
+        own_id = self._library.identity.peer_id
+        views = [FleetNodeView.of(own_id, own.name, own, 0.0, seen=True)]
+        views += [
+            FleetNodeView.of(
+                node.peer_id, node.name, node.status, node.age(now), seen=node.is_seen(now)
+            )
+            for node in self._fleet.nodes()
+        ]
+        return views
+
+    async def status(self, reference: str) -> RolloutView:
+        """Where a model stands on every node.
+
+        Raises:
+            NotFound, Ambiguous, UsageError: as the reference is.
+        """
+        model = self._library.find(reference).model
+        if model is None:
+            raise NotFound(f"{reference} is a blob without a manifest", hint="name a model")
+        manifest, now, own = model.manifest, trio.current_time(), await self._own_status()
+        words = [NodeWord(self._library.identity.peer_id, own.name, 0.0, own)]
+        words += [NodeWord.of(node, now) for node in self._fleet.nodes()]
+        found = rollout(
+            model.publisher, manifest.model_id, manifest.version, manifest.size_bytes, words
+        )
+        return RolloutView.of(manifest.model_id, manifest.version, found)
+
+    async def watch(
+        self,
+        reference: str,
+        report: Callable[[RolloutView], None],
+        done: Callable[[RolloutView], bool] = lambda _: False,
+    ) -> RolloutView:
+        """Tell where a model stands, again and again, until ``done`` is true of it.
+
+        Args:
+            reference: which model; looked up anew each time, so without a version it may change.
+            report: called at once, when something has changed, and about once a second.
+            done: called with the same.
+
+        Raises:
+            NotFound, Ambiguous, UsageError: as the reference is.
+        """
+        while True:
+            changed = self._changed.event
+            view = await self.status(reference)
+            report(view)
+            if done(view):
+                return view
+            await trio.sleep(WATCH_PAUSE)
+            with trio.move_on_after(WATCH_EVERY - WATCH_PAUSE):
+                await changed.wait()
+
+    def find(self, text: str) -> str:
+        """The peer id of the node that a person means by a peer id or a name; this node's own, too.
+
+        Raises:
+            NotFound: no node is called that.
+            Ambiguous: several are.
+        """
+        own = self._library.identity.peer_id, self._library.config.node_name
+        return find_node(text, [own, *((node.peer_id, node.name) for node in self._fleet.nodes())])
+
+    async def forget(self, text: str) -> str:
+        """Forget a node that is no more; returns its peer id. One that speaks again is known again.
+
+        Raises:
+            NotFound, Ambiguous: as for `find`.
+            UsageError: it is this node.
+            StorageError: the database refused it.
+        """
+        peer_id = self.find(text)
+        if peer_id == self._library.identity.peer_id:
+            raise UsageError("a node does not forget itself")
+        self._fleet.forget(peer_id)
+        self._gone.add(peer_id)
+        await self._save()
+        self._changed.stir()
+        return peer_id
+
+    async def _own_status(self, *, leaving: bool = False) -> NodeStatus:
+        addresses = self._network.announced if self._network is not None else []
+        return await self._reporter.status(addresses, leaving=leaving)
+
+    # Hearing
+
+    def _hear(self, peer_id: str, sequence: int, status: NodeStatus) -> None:
+        now = trio.current_time()
+        before = self._fleet.get(peer_id)
+        heard = self._fleet.hear(peer_id, sequence, status, now)
+        if heard is None:
+            return
+        self._unsaved.add(peer_id)
+        if heard.dropped is not None:
+            self._gone.add(heard.dropped)
+        if heard.new:
+            log.info("node seen", name=heard.node.name, peer=peer_id)
+            self._tell(NodeChanged(peer_id, heard.node.name, seen=True))
+            self._greet.set()
+            self._met.set()
+        if heard.new or before is None or before.status != status:
+            self._changed.stir()
+
+    def _peer_changed(self, peer_id: str, *, connected: bool) -> None:
+        if connected:
+            self._greet.set()
+        else:
+            self._fleet.lost(peer_id)
+            self._changed.stir()  # it may expire sooner now
+
+    def _own_change(self) -> None:
+        self._due.set()
+        self._changed.stir()
+
+    # What it does by itself
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Speak, notice who has gone, and keep what is to be remembered, until cancelled."""
+        if self._network is None:
+            task_status.started()
+            return
+        async with trio.open_nursery() as nursery:
+            if not self._silent:
+                nursery.start_soon(self._speak, self._network)
+                nursery.start_soon(self._greet_others)
+            nursery.start_soon(self._notice_absence)
+            nursery.start_soon(self._save_now_and_then)
+            task_status.started()
+
+    async def leave(self) -> None:
+        """Say that this node is about to stop. Takes half a second at the most, and is no error if nobody hears it."""
+        if self._network is None or self._silent:
+            return
+        with trio.move_on_after(LEAVE_WITHIN):
+            try:
+                await self._network.tell_status(await self._own_status(leaving=True))
+                await trio.sleep(LINGER)
+            except PeatnetError as exc:
+                log.warning("left without a word", reason=exc.message)
+
+    async def _speak(self, network: Network) -> None:
+        while True:
+            self._due = trio.Event()
+            status = await self._own_status()
+            await network.tell_status(status)
+            pause = max(
+                PAUSE_FETCHING if self._reporter.busy else PAUSE,
+                len(status.encode()) / TALK_RATE,
+                self._fleet.count_seen(trio.current_time()) / FLEET_RATE,
+            )
+            await trio.sleep(pause)
+            if self._reporter.busy:
+                continue
+            with trio.move_on_after(EVERY * self._rng.uniform(0.9, 1.1) - pause):
+                await self._due.wait()
+                await trio.sleep(COALESCE)
+
+    async def _greet_others(self) -> None:
+        """Speak soon after meeting somebody, who may know nothing of us; not all nodes at once."""
+        while True:
+            await self._greet.wait()
+            crowd = self._fleet.count_seen(trio.current_time()) / FLEET_RATE
+            await trio.sleep(GREET_AFTER + self._rng.uniform(0.0, GREET_AFTER + crowd))
+            self._greet = trio.Event()
+            self._due.set()
+
+    async def _notice_absence(self) -> None:
+        while True:
+            now, changed = trio.current_time(), self._changed.event
+            for node in self._fleet.expire(now):
+                log.info("node not seen any more", name=node.name, peer=node.peer_id)
+                self._tell(NodeChanged(node.peer_id, node.name, seen=False))
+            soonest = self._fleet.next_expiry(now)
+            with trio.move_on_at(soonest if soonest is not None else now + EVERY) as waiting:
+                await changed.wait()
+            if waiting.cancelled_caught:
+                self._changed.stir()
+
+    async def _save_now_and_then(self) -> None:
+        try:
+            while True:
+                with trio.move_on_after(SAVE_EVERY):
+                    await self._met.wait()
+                    await trio.sleep(SAVE_SOON)
+                self._met = trio.Event()
+                await self._save_or_log()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._save_or_log()
+
+    async def _save_or_log(self) -> None:
+        try:
+            await self._save()
+        except PeatnetError as exc:
+            log.warning("known nodes not kept", reason=exc.message)
+
+    async def _save(self) -> None:
+        gone, unsaved = self._gone, self._unsaved
+        self._gone, self._unsaved = set(), set()
+        nodes = [node for each in unsaved if (node := self._fleet.get(each)) is not None]
+        gone = {each for each in gone if self._fleet.get(each) is None}
+        if not gone and not nodes:
+            return
+        try:
+            await trio.to_thread.run_sync(
+                self._table.save, nodes, gone, trio.current_time(), time.time()
+            )
+        except PeatnetError:
+            self._gone |= gone
+            self._unsaved |= unsaved
+            raise

@@ -1,0 +1,183 @@
+"""What this node tells the others of itself: its hardware, how far it is with each model and why, what became of orders."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from heapq import nlargest
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from peatnet.config import FetchPolicy
+from peatnet.deploy.hardware import shortfalls
+from peatnet.library import Model
+from peatnet.models import ModelStatus
+from peatnet.net.node_status import (
+    MAX_MODELS,
+    MAX_OUTCOMES,
+    CommandReport,
+    HardwareReport,
+    ModelReport,
+    NodeStatus,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from peatnet.blobs import Hash
+    from peatnet.deploy.activation import Candidate
+    from peatnet.deploy.hardware import Hardware
+    from peatnet.keeper import Keeper
+    from peatnet.library import Library
+    from peatnet.states import Key
+
+UNTRUSTED: Final = "untrusted publisher"
+REMOVED: Final = "it was removed there by hand"
+NO_POLICY: Final = "its fetch policy is none, and nobody has asked for it there"
+WAITING: Final = "waiting for its turn"
+
+
+def hardware_report(hardware: Hardware) -> HardwareReport:
+    """A machine in short."""
+    return HardwareReport(
+        os=hardware.os,
+        arch=hardware.arch,
+        cpu=hardware.cpu,
+        cores=hardware.cores,
+        ram_mb=hardware.ram_mb,
+        free_disk_mb=hardware.free_disk_mb,
+        vram_mb=hardware.vram_mb,
+        gpus=tuple((gpu.name, gpu.vram_mb) for gpu in hardware.gpus),
+        execution_providers=hardware.execution_providers,
+    )
+
+
+class Reporter:
+    """Makes the node's status.
+
+    Args:
+        library: its models.
+        keeper: its fetches.
+
+    Attributes:
+        loaded: gives the models of which a loader said that they are in service.
+        on_change: called when there is something new to tell.
+    """
+
+    def __init__(self, library: Library, keeper: Keeper) -> None:
+        self._library = library
+        self._keeper = keeper
+        self._outcomes: OrderedDict[str, CommandReport] = OrderedDict()
+        self.loaded: Callable[[], Iterable[Candidate]] = list
+        self.on_change: list[Callable[[], None]] = []
+
+    # Orders: what the executor of commands says here is told to all
+
+    def tell_outcome(self, report: CommandReport) -> None:
+        """Note how far an update command is; the newest word on a command counts, and the newest commands are kept."""
+        self._outcomes[report.command_id] = report
+        self._outcomes.move_to_end(report.command_id)
+        while len(self._outcomes) > MAX_OUTCOMES:
+            self._outcomes.popitem(last=False)
+        self.changed()
+
+    def outcomes(self) -> list[CommandReport]:
+        """What was told of commands, the newest first."""
+        return list(reversed(self._outcomes.values()))
+
+    def changed(self) -> None:
+        """There is something new to tell: of a model, of trust, of what is in service."""
+        for callback in self.on_change:
+            callback()
+
+    # The status
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being fetched, so that there is something new all the time."""
+        return self._keeper.is_fetching
+
+    async def status(self, addresses: Iterable[str] = (), *, leaving: bool = False) -> NodeStatus:
+        """How this node is now; fit to be sent."""
+        hardware, unfinished = await trio.to_thread.run_sync(self._look)
+        loaded = {(each.publisher, str(each)) for each in self.loaded()}
+        chosen, truncated = self._chosen(loaded)
+        return NodeStatus(
+            name=self._library.config.node_name,
+            addresses=tuple(addresses),
+            hardware=hardware_report(hardware),
+            models=tuple(self._report(model, loaded, hardware, unfinished) for model in chosen),
+            outcomes=tuple(self.outcomes()),
+            truncated=truncated,
+            leaving=leaving,
+        ).bounded()
+
+    def _look(self) -> tuple[Hardware, dict[Hash, float]]:
+        return self._keeper.hardware.read(), self._library.unfinished()
+
+    def _chosen(self, loaded: set[Key]) -> tuple[list[Model], bool]:
+        """The models to tell of: what is being fetched or in service, what is trusted, what is newest goes first."""
+        ledger = self._library.ledger
+        ordered = {outcome.model for outcome in self._outcomes.values()}
+        models = [
+            Model(record, manifest, ledger.is_trusted(str(record.publisher)))
+            for record, manifest in ledger.manifests()
+        ]
+
+        def weight(model: Model) -> tuple[bool, bool, object]:
+            active = self._keeper.progress(model) is not None or model.key in loaded
+            active = active or (model.trusted and str(model) in ordered)
+            return active, model.trusted, model.record.order
+
+        return nlargest(MAX_MODELS, models, key=weight), len(models) > MAX_MODELS
+
+    def _report(
+        self, model: Model, loaded: set[Key], hardware: Hardware, unfinished: dict[Hash, float]
+    ) -> ModelReport:
+        running = self._keeper.progress(model)
+        status = self._library.status(model, fetching=running is not None)
+        progress, rate, left, wanted, reason = 0.0, 0, None, True, ""
+        if status is ModelStatus.READY:
+            progress = 1.0
+            status = ModelStatus.LOADED if model.key in loaded else status
+        elif running is not None:
+            size = running.size_bytes or model.manifest.size_bytes
+            progress = running.verified_bytes / size if size else 0.0
+            rate = int(running.rate)
+            left = None if running.eta_s is None else round(running.eta_s)
+        else:
+            blob = self._library.blob_of(model)
+            progress = unfinished.get(blob, 0.0) if blob is not None else 0.0
+            left_bytes = round(model.manifest.size_bytes * (1.0 - progress))
+            wanted, reason = self._why_not(model, hardware, left_bytes, status)
+        return ModelReport(
+            publisher=model.publisher,
+            model_id=model.manifest.model_id,
+            version=model.manifest.version,
+            status=status,
+            progress=progress,
+            wanted=wanted,
+            rate=rate,
+            left_s=left,
+            reason=reason,
+        )
+
+    def _why_not(
+        self, model: Model, hardware: Hardware, left_bytes: int, status: ModelStatus
+    ) -> tuple[bool, str]:
+        """Whether a model that is not here will be fetched, and why it is not here."""
+        state, policy = self._library.state(model), self._library.config.fetch
+        if not model.trusted:
+            return False, UNTRUSTED
+        lacking = shortfalls(model.manifest, hardware, missing_bytes=left_bytes)
+        if state.removed:
+            return False, REMOVED
+        if policy is FetchPolicy.NONE:
+            return False, "; ".join([*lacking, NO_POLICY])
+        error = state.error if state.tried == model.record.id else None
+        failed = f"transfer failed: {error}" if error else ""
+        if policy is FetchPolicy.FITTING and lacking:
+            return False, "; ".join([*lacking, *([failed] if failed else [])])
+        if status is ModelStatus.FAILED:
+            return False, failed
+        return True, f"{failed}; it will be tried again" if failed else WAITING
