@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo
     from peatnet.library import Library, Model
+    from peatnet.states import Key
     from peatnet.tables import Peers
     from peatnet.transfer.budget import DownloadBudget
     from peatnet.views import Progress
@@ -102,6 +103,10 @@ class Keeper:
     def is_fetching(self) -> bool:
         """Whether any fetch runs."""
         return bool(self._jobs)
+
+    def fetching_models(self) -> set[Key]:
+        """The models that fetches run for."""
+        return {job.target.model.key for job in self._jobs.values() if job.target.model is not None}
 
     @property
     def hardware(self) -> HardwareProbe:

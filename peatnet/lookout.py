@@ -230,9 +230,13 @@ class Lookout:
             task_status.started()
 
     async def leave(self) -> None:
-        """Say that this node is about to stop. Takes half a second at the most, and is no error if nobody hears it."""
+        """Say that this node is about to stop; it says nothing more then.
+
+        Takes half a second at the most, and is no error if nobody hears it.
+        """
         if self._network is None or self._silent:
             return
+        self._silent = True
         with trio.move_on_after(LEAVE_WITHIN):
             try:
                 await self._network.tell_status(await self._own_status(leaving=True))
@@ -244,6 +248,8 @@ class Lookout:
         while True:
             self._due = trio.Event()
             status = await self._own_status()
+            if self._silent:
+                return
             await network.tell_status(status)
             pause = max(
                 PAUSE_FETCHING if self._reporter.busy else PAUSE,

@@ -118,16 +118,16 @@ class Reporter:
     def _chosen(self, loaded: set[Key]) -> tuple[list[Model], bool]:
         """The models to tell of: what is being fetched or in service, what is trusted, what is newest goes first."""
         ledger = self._library.ledger
+        active = loaded | self._keeper.fetching_models()
         ordered = {outcome.model for outcome in self._outcomes.values()}
         models = [
             Model(record, manifest, ledger.is_trusted(str(record.publisher)))
             for record, manifest in ledger.manifests()
         ]
 
-        def weight(model: Model) -> tuple[bool, bool, object]:
-            active = self._keeper.progress(model) is not None or model.key in loaded
-            active = active or (model.trusted and str(model) in ordered)
-            return active, model.trusted, model.record.order
+        def weight(model: Model) -> tuple[bool, bool, tuple[int, bytes]]:
+            first = model.key in active or (model.trusted and str(model) in ordered)
+            return first, model.trusted, model.record.order
 
         return nlargest(MAX_MODELS, models, key=weight), len(models) > MAX_MODELS
 
