@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).resolve().parent / "results"
 GIB = 1024**3
 
+_OURS, _THEIRS, _INK, _GRID = "#1b6ca8", "#b8c0c8", "#333333", "#e6e6e6"
+
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _SIZE = re.compile(r"(\d+) ?([KMG]?)(?:iB)?\Z")
 
@@ -80,7 +82,7 @@ class Bench:
     Attributes:
         name: of the bench, and of its JSON file.
         about: one sentence for ``--help``.
-        unit: of all rows' values; more is better.
+        unit: of all rows' values.
         size: of the file, in bytes, unless ``--size`` says otherwise.
         rows: how to open each row, by name, in the order of the report.
         ratios: pairs of rows whose ratio is reported.
@@ -267,16 +269,37 @@ def print_table(bench: Bench, report: Mapping[str, Any]) -> None:
 
 
 def plot(bench: Bench, report: Mapping[str, Any], path: Path) -> None:
-    """Bars of the medians, with whiskers from the lowest run to the highest, as a PNG file."""
-    rows = report["rows"][::-1]
+    """Bars of the medians, with whiskers from the lowest run to the highest, as a PNG file; peatnet's stand out."""
+    rows = report["rows"]
     medians = [row["median"] for row in rows]
-    below = [row["median"] - row["min"] for row in rows]
-    above = [row["max"] - row["median"] for row in rows]
-    figure, axes = _pyplot().subplots(figsize=(8, 1 + 0.5 * len(rows)), layout="constrained")
-    axes.barh([row["name"] for row in rows], medians, xerr=[below, above], capsize=4)
-    axes.set_xlabel(f"{bench.unit}, {report['size_bytes'] / GIB:.3g} GiB")
-    axes.set_title(bench.name)
-    figure.savefig(path)
+    spread = [
+        [row["median"] - row["min"] for row in rows],
+        [row["max"] - row["median"] for row in rows],
+    ]
+    colors = [_OURS if row["name"].startswith("peatnet") else _THEIRS for row in rows]
+    figure, axes = _pyplot().subplots(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
+    whiskers = {"ecolor": _INK, "elinewidth": 1, "capsize": 3}
+    axes.barh([row["name"] for row in rows], medians, 0.66, color=colors)
+    axes.errorbar(medians, range(len(rows)), xerr=spread, fmt="none", **whiskers)
+    for number, row in enumerate(rows):
+        axes.annotate(
+            f"{row['median']:.4g}",
+            (row["max"], number),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=_INK,
+        )
+    axes.invert_yaxis()  # the order of the table
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, colors=_INK)
+    axes.grid(axis="x", color=_GRID)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(f"{bench.unit} (median; whiskers: lowest and highest run)", color=_INK)
+    axes.set_title(f"{bench.name}: {bench.about}", loc="left", color=_INK, fontsize=11)
+    figure.savefig(path, dpi=144)
     _say(f"plot: {path}")
 
 

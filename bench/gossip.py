@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NODE = Path(__file__).with_name("gossip_node.py")
 COUNTS = (8, 16, 32)
-ANNOUNCEMENTS = 50
+ANNOUNCEMENTS = 20
 START_TIMEOUT = 120.0
 SEEN_TIMEOUT = 120.0
 TOLD_OF = 3

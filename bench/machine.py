@@ -16,7 +16,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ("peatnet", "bench", ":!bench/results", ":!bench/*.md")
 """The paths whose uncommitted changes make a result that of no revision."""
-PACKAGES = ("blake3", "cryptography", "libp2p", "trio")
+PACKAGES = ("blake3", "cryptography", "iroh", "libp2p", "libtorrent", "trio")
 
 
 def describe_machine(scratch: Path) -> dict[str, Any]:
@@ -28,8 +28,15 @@ def describe_machine(scratch: Path) -> dict[str, Any]:
         "file_system": _file_system(scratch),
         "kernel": platform.release().partition("-")[0],  # less the builder's own name for it
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def revision() -> str:
