@@ -16,7 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from peatnet.models import ModelStatus
-from peatnet.net.node_status import CommandOutcome
+from peatnet.net.node_status import MAX_REASON, CommandOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 UNKNOWN_MODEL: Final = "it does not know the model yet"
 LEFT_OUT: Final = "it has more models than it tells of"
 
-MAX_LOADER_LINES: Final = 8
+MAX_CAUSE: Final = 200
 MAX_LOADER_LINE: Final = 160
 
 
@@ -119,9 +119,17 @@ class Rollout:
 
 
 def load_failed(reason: str, lines: Sequence[str] = ()) -> str:
-    """The reason of a model whose loader failed, with what the loader said last."""
-    last = [line[:MAX_LOADER_LINE] for line in lines][-MAX_LOADER_LINES:]
-    return "\n".join([f"load failed: {reason}", *(f"  {line}" for line in last)])
+    """The reason of a model whose loader failed, with as many of its last lines as others can be told."""
+    text = f"load failed: {reason[:MAX_CAUSE]}"
+    room = MAX_REASON - len(text)
+    last: list[str] = []
+    for line in reversed(lines):
+        shown = f"\n  {line[:MAX_LOADER_LINE]}"
+        room -= len(shown)
+        if room < 0:
+            break
+        last.append(shown)
+    return text + "".join(reversed(last))
 
 
 def rollout(
