@@ -22,7 +22,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=900,
     )
 
 
@@ -62,17 +62,62 @@ def test_a_whole_command_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_throughput_has_both_ends_of_each_row_and_their_ratio(tmp_path: Path) -> None:
+def test_throughput_has_both_ends_of_every_row_that_can_be_measured_here(tmp_path: Path) -> None:
     out = tmp_path / "throughput.json"
     found = report("throughput", out, "--size", "2MiB", "--rounds", "2")
-    assert [row["name"] for row in found["rows"]] == ["peatnet-stream", "bare-libp2p-stream"]
+    names = [row["name"] for row in found["rows"]]
+    assert {*names, *found["skipped"]} == {
+        "peatnet-lane",
+        "peatnet-lane-sha256",
+        "peatnet-stream",
+        "libtorrent-v1",
+        "libtorrent-v2",
+        "libtorrent-v1-rc4",
+        "iroh",
+        "curl-blake3",
+        "bare-loop",
+        "bare-libp2p-stream",
+        "bare-libp2p-stream-disk",
+    }
+    assert {"peatnet-lane", "peatnet-stream", "bare-loop", "bare-libp2p-stream"} <= set(names)
     for row in found["rows"]:
         for end in ("source", "sink"):
             assert row[f"{end}_cpu_s"] >= 0
-            assert row[f"{end}_rss_mib"] > 10
-    (ratio,) = found["ratios"]
-    assert ratio["name"] == "peatnet-stream / bare-libp2p-stream"
-    assert ratio["value"] == ratio["min"] == ratio["max"]
+            assert row[f"{end}_rss_mib"] > 2
+    for ratio in found["ratios"]:
+        assert ratio["value"] == ratio["min"] == ratio["max"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["sinks", "small"])
+def test_other_transfers_run(script: str, tmp_path: Path) -> None:
+    out = tmp_path / f"{script}.json"
+    found = report(script, out, "--size", "320KiB", "--rounds", "2")
+    assert found["rows"][0]["name"].startswith("peatnet")
+    if script == "sinks":
+        assert found["rows"][0]["source_sent"] >= 1
+
+
+@pytest.mark.slow
+def test_announcements_reach_all_nodes(tmp_path: Path) -> None:
+    (row,) = report("gossip", tmp_path / "gossip.json", "--rounds", "2", "--only", "peatnet-8")[
+        "rows"
+    ]
+    assert row["own_ms"] <= row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
+
+
+@pytest.mark.slow
+def test_nothing_grows_over_200_transfers(tmp_path: Path) -> None:
+    (row,) = report(
+        "idle", tmp_path / "idle.json", "--rounds", "2", "--only", "after-200-transfers"
+    )["rows"]
+    for end in ("source", "sink"):
+        # Measured from 50 transfers on, when pools are full; a leak of one buffer a transfer would be 150 MiB.
+        grown = row[f"{end}_rss_mib_after_200"] - row[f"{end}_rss_mib_after_50"]
+        assert grown < 16, row
+        # A connection that is just being opened or closed holds a few.
+        for what in ("threads", "fds"):
+            assert row[f"{end}_{what}_after_200"] <= row[f"{end}_{what}_after_50"] + 6, row
 
 
 @pytest.mark.parametrize(
