@@ -60,6 +60,7 @@ class UploadGate:
         self._trio: trio.lowlevel.TrioToken | None = None
         self._stir = trio.Event()
         self._armed = math.inf  # when `run` wakes by itself
+        self._looking = False  # `run` is about to see when that is
 
     @property
     def rates(self) -> tuple[float | None, float | None]:
@@ -158,9 +159,10 @@ class UploadGate:
 
     def _wake_at(self, due: float) -> None:
         """Have `run` look again at this time. Under the lock, in any thread."""
-        if due < self._armed and self._trio is not None:
+        if due < self._armed:
             self._armed = due
-            self._trio.run_sync_soon(self._stir.set)
+            if self._trio is not None and not self._looking:
+                self._trio.run_sync_soon(self._stir.set)
 
     async def run(self) -> None:
         """Let chunks out when the limits' time comes, until cancelled. One task of the node runs this."""
@@ -170,7 +172,10 @@ class UploadGate:
                 self._stir = trio.Event()
                 with self._lock:
                     self._armed = math.inf
+                    self._looking = True
                 self._let_out()
+                with self._lock:
+                    self._looking = False
                 with trio.move_on_after(max(0.0, self._armed - self._clock())):
                     await self._stir.wait()
         finally:

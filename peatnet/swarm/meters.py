@@ -11,15 +11,12 @@ class Meter:
     Args:
         now: when measuring begins.
         seconds: the time constant; may be changed.
-        least: what came in less time than this counts as if it had taken as long, so that the first few bytes, which
-            a kernel takes at once, are no rate.
     """
 
-    __slots__ = ("_at", "_bytes", "_least", "_span", "seconds")
+    __slots__ = ("_at", "_bytes", "_span", "seconds")
 
-    def __init__(self, now: float, seconds: float, least: float = 0.0) -> None:
+    def __init__(self, now: float, seconds: float) -> None:
         self.seconds = seconds
-        self._least = least
         self._at = now
         self._bytes = 0.0
         self._span = 0.0
@@ -29,15 +26,10 @@ class Meter:
         self._age(now)
         self._bytes += count
 
-    def skip(self, now: float) -> None:
-        """The time up to ``now`` does not count: there was nothing to do."""
-        self._at = max(now, self._at)
-
     def rate(self, now: float) -> float:
         """Bytes a second."""
         self._age(now)
-        span = max(self._span, self._least)
-        return self._bytes / span if span > 0 else 0.0
+        return self._bytes / self._span if self._span > 0 else 0.0
 
     def _age(self, now: float) -> None:
         elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
@@ -76,4 +68,6 @@ class Peak:
         return max(self._slots.values(), default=0.0)
 
     def _forget(self, slot: int) -> None:
+        if not self._slots or min(self._slots) >= slot - self._SLOTS:
+            return
         self._slots = {at: value for at, value in self._slots.items() if at >= slot - self._SLOTS}

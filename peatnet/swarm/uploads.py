@@ -103,7 +103,9 @@ class Uploads:
             raise LocalProtocolError(f"uploads: {size} bytes at priority {priority}")
         flow = self._busy.get(peer_id)
         if flow is None:
-            flow = self._idle.pop(peer_id, None) or Flow(peer_id, self._per_peer, now)
+            flow = self._idle.pop(peer_id, None)
+            if flow is None:
+                flow = Flow(peer_id, self._per_peer, now)
             self._busy[peer_id] = flow
         job = Job(flow, priority, size)
         flow.add(job)

@@ -5,8 +5,8 @@ chunk; served one after the other, the first of them can pass its chunk on while
 window is small. But it must not be what limits the holder: where each downloader's own link is slow, or busy with
 what others send it, many must be served at once. From here the cases look alike, a chunk takes long. So:
 
-- what the best rate of the last seconds carries in `CHEAP_SECONDS` is let out in any case, 4 to 16 chunks: it delays
-  nobody much, and simulated swarms of eight lose a tenth with 4 and nothing more with 8
+- what the best rate of the last seconds carries in `SOON_SECONDS` is let out in any case, 4 to 8 chunks, and up to 16
+  of what it carries in `CHEAP_SECONDS`: that delays nobody much, and simulated swarms are slower with less than 8
 - above that, twice the window is tried now and then where it was used up all the time, and kept only where that
   breaks the record by half; and half of it is tried, and kept where it costs nothing
 
@@ -15,12 +15,13 @@ A trial is a number of chunks, after those that were on their way before it bega
 
 from __future__ import annotations
 
-from peatnet.swarm.meters import Meter, Peak
+from peatnet.swarm.meters import Peak
 
 SMALLEST = 4
-UNMEASURED = 8
-CHEAP_SECONDS = 0.2
+USUAL = 8
+SOON_SECONDS = 0.7
 MOST_CHEAP = 16
+CHEAP_SECONDS = 0.2
 LARGEST = 64
 # Twice the window has to give this many times the record to be kept, half of it may give this much less.
 PAYS = 1.5
@@ -29,9 +30,7 @@ COSTS = 0.9
 LONGEST_PATIENCE = 64
 _FEWEST = 8  # chunks in a trial, at least
 _ENOUGH = 1.5  # a trial that takes so many times as long as it would without is over
-_RATE_SECONDS = 1.0
 _FADES = 0.9  # the record, with each stretch of time
-_LEAST_SECONDS = 0.25
 _PEAK_SECONDS = 10.0
 
 
@@ -53,7 +52,6 @@ class Window:
         "_last",
         "_limited",
         "_patience",
-        "_rate",
         "_settling",
         "_size",
         "_tried",
@@ -62,9 +60,8 @@ class Window:
     )
 
     def __init__(self, now: float) -> None:
-        self._rate = Meter(now, _RATE_SECONDS, least=_LEAST_SECONDS)
         self._best = Peak(_PEAK_SECONDS)
-        self._cheap = UNMEASURED
+        self._cheap = USUAL
         self._last = now
         self._size = 0.0  # smoothed bytes of a chunk
         self._factor = 1  # how many times the cheap window is let out
@@ -86,17 +83,12 @@ class Window:
     def begin(self, now: float) -> None:
         """A chunk is sent while no other is on its way. Time in which nothing was is no evidence of anything."""
         if now > self._last:
-            self._rate.skip(now)
             self._restart(now)
 
     def done(self, size: int, *, out: int, waiting: bool, now: float) -> None:
         """A chunk has been sent; ``out`` others are on their way, and others wait for their turn, or not."""
-        self._rate.add(size, now)
-        self._best.add(self._rate.rate(now), now)
         self._last = now
         self._size = size if not self._size else 0.9 * self._size + 0.1 * size
-        carried = int(self._best.value(now) * CHEAP_SECONDS / self._size)
-        self._cheap = max(SMALLEST, min(MOST_CHEAP, carried))
         if self._settling:
             # Those that were on their way already, under another window, are no evidence of this one.
             self._settling -= 1
@@ -109,9 +101,16 @@ class Window:
         # A trial that hurts is not seen through to its end.
         hurts = self._tried is not None and elapsed * self._typical > _ENOUGH * wanted * self._size
         if elapsed > 0 and (hurts or self._done >= wanted):
+            self._measured(self._bytes / elapsed, now)
             self._judge(self._bytes / elapsed)
             self._restart(now)
             self._settling = max(self._settling, out)
+
+    def _measured(self, rate: float, now: float) -> None:
+        self._best.add(rate, now)
+        carried = self._best.value(now) / self._size  # chunks a second
+        soon, cheap = int(carried * SOON_SECONDS), int(carried * CHEAP_SECONDS)
+        self._cheap = max(SMALLEST, min(USUAL, soon), min(MOST_CHEAP, cheap))
 
     def _restart(self, now: float) -> None:
         self._began = now

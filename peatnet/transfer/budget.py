@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
+from peatnet.concurrency import Stirring
 from peatnet.swarm.shares import Grant, Shares
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Pacer:
         self._unit = unit
         self._share: Share | None = None
         self._credit: int | None = None
-        self._changed = trio.Event()
+        self._stirring = Stirring()
 
     def __enter__(self) -> Self:
         if self._budget is not None:
@@ -187,15 +188,14 @@ class Pacer:
 
     def _on_change(self, _ceiling: int | None, credit: int | None) -> None:
         self._credit = credit
-        self._changed.set()
+        self._stirring.stir()
 
     async def wait(self) -> None:
         """Wait until one more unit may be read. Cancellation is safe."""
         if self._share is None:
             return
         while self._credit is not None and self._credit <= 0:
-            self._changed = trio.Event()
-            await self._changed.wait()
+            await self._stirring.event.wait()
         if self._credit is not None:
             self._credit -= 1
         self._share.requested(1)

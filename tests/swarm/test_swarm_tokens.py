@@ -91,20 +91,6 @@ def test_a_meter_is_right_from_the_first_moment_and_forgets() -> None:
     assert meter.rate(10.0) < 1
 
 
-def test_what_comes_in_no_time_is_no_rate() -> None:
-    meter = Meter(0.0, 1.0, least=0.5)
-    meter.add(100, 0.001)
-    assert meter.rate(0.001) == pytest.approx(200, rel=0.01)
-
-
-def test_a_meter_leaves_out_the_time_that_does_not_count() -> None:
-    meter = Meter(0.0, 1.0)
-    meter.add(100, 1.0)
-    before = meter.rate(1.0)
-    meter.skip(50.0)
-    assert meter.rate(50.0) == before
-
-
 @given(st.lists(st.tuples(st.floats(0, 3), st.floats(0, 100)), max_size=40))
 def test_a_peak_is_the_highest_value_of_its_time(steps: list[tuple[float, float]]) -> None:
     peak, now, seen = Peak(8.0), 0.0, []
