@@ -8,7 +8,7 @@ part of its links, however large it is.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
     from peatnet.library import Library
-    from peatnet.net.network import Network
+    from peatnet.net.host import PeerCallback
+    from peatnet.net.network import OnStatus
     from peatnet.net.node_status import NodeStatus
     from peatnet.reporting import Reporter
 
@@ -54,6 +55,22 @@ WATCH_EVERY: Final = 1.0
 log = get_logger(__name__)
 
 
+class Talk(Protocol):
+    """What it needs of the network."""
+
+    on_status: list[OnStatus]
+    on_peer: list[PeerCallback]
+
+    @property
+    def announced(self) -> list[str]:
+        """Where this node can be dialled."""
+        ...
+
+    async def tell_status(self, status: NodeStatus) -> None:
+        """Tell all."""
+        ...
+
+
 class Lookout:
     """The other nodes, as this one knows them.
 
@@ -69,7 +86,7 @@ class Lookout:
     def __init__(
         self,
         library: Library,
-        network: Network | None,
+        network: Talk | None,
         reporter: Reporter,
         rng: random.Random,
         tell: Callable[[NodeChanged], None],
@@ -244,7 +261,7 @@ class Lookout:
             except PeatnetError as exc:
                 log.warning("left without a word", reason=exc.message)
 
-    async def _speak(self, network: Network) -> None:
+    async def _speak(self, network: Talk) -> None:
         while True:
             self._due = trio.Event()
             status = await self._own_status()
