@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from peatnet.blobs import Database, Hash, Store
-from peatnet.blobs.durable import unlink_durable
 from peatnet.datadir import locked_data_dir
+from peatnet.deploy.activator import Activator
 from peatnet.errors import Ambiguous, IntegrityError, NotFound
 from peatnet.identity import load_or_create
 from peatnet.ledger import Ledger
-from peatnet.log import get_logger
 from peatnet.models import ModelStatus, parse_reference
+from peatnet.places import Places
 from peatnet.states import Key, LocalState, States
 from peatnet.views import ModelView
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo, GcReport, VerifyReport
     from peatnet.config import Config
+    from peatnet.deploy.activation import Standing
     from peatnet.identity import Identity
     from peatnet.models import ModelManifest
     from peatnet.records import Record
@@ -37,10 +38,7 @@ if TYPE_CHECKING:
 # Why a blob is pinned that is being published and has no manifest yet.
 PUBLISHING = "publish"
 _DOWNLOADING = "download"
-_MODELS = "models/"
 _HASH_DIGITS = 64
-
-log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +93,9 @@ class Library:
         self.states = States(database)
         # Held over the disk, so never taken by the trio thread: states, names under models/, removals.
         self._turn = threading.RLock()
+        loaders = {name: settings.loader() for name, settings in config.loaders.items()}
+        self.activator = Activator(config.data_dir, database, loaders, pins=store)
+        self.places = Places(config.data_dir, database, store, self.states, self.activator)
         for blob, reasons in store.pins().items():
             if PUBLISHING in reasons:
                 store.unpin(blob, PUBLISHING)  # a crash came in between
@@ -273,7 +274,7 @@ class Library:
             before = self.state(model).path
             self.states.put(model.key, LocalState(info.hash, relative, now))
             if before is not None and before != relative:
-                self._take_name(before)
+                self.places.take(before)
         return path
 
     def place_all(self, publisher: str) -> None:
@@ -284,25 +285,20 @@ class Library:
                 self.set_ready(model, info)
 
     def _place(self, model: Model, info: BlobInfo) -> Path:
-        """``models/<id>/<file>``, or the blob itself where another publisher's model has that name.
+        """A name under ``models/``, see ``Places.give``, or the blob itself.
 
         An untrusted publisher's model has no name under ``models/``: a runtime that looks there would use it.
         """
         if not self.ledger.is_trusted(model.publisher):
             return info.path
-        wanted = f"{_MODELS}{model.manifest.model_id}/{model.manifest.filename()}"
-        rivals = {
-            key: state
-            for key, state in self.states.items()
-            if state.path == wanted and key != model.key and state.blob != info.hash
-        }
-        for rival in self.models() if rivals else []:
-            if rival.key in rivals and rival.trusted and self.ready_info(rival) is not None:
-                log.warning("model file name is taken", model=str(model), by=rival.publisher)
-                return info.path
-        for key, state in rivals.items():
-            self.states.put(key, replace(state, path=None))  # the name is no longer its file
-        return self.store.link_model(info.hash, model.manifest.model_id, model.manifest.filename())
+
+        def is_rival(key: Key) -> bool:
+            return any(
+                rival.key == key and rival.trusted and self.ready_info(rival) is not None
+                for rival in self.models()
+            )
+
+        return self.places.give(model.key, model.manifest, info, is_rival)
 
     def path_of(self, model: Model, info: BlobInfo) -> Path:
         """Where a ready model's file is: where it was put, or the blob, if somebody has taken that away."""
@@ -377,24 +373,34 @@ class Library:
             elif state.path is not None:
                 self.states.put(key, replace(state, path=None, verified_at=None))
             if state.path is not None:
-                self._take_name(state.path)
+                self.places.take(state.path)
 
-    def _take_name(self, path: str) -> None:
-        """Unlink a name under ``models/`` that a model had, unless another one has it, too."""
-        if path.startswith(_MODELS) and all(state.path != path for _, state in self.states.items()):
-            unlink_durable(self.config.data_dir / path)
+    def tidy_names(self) -> None:
+        """Take away the names that were in service when they should have gone. Blocks."""
+        with self._turn:
+            self.places.tidy()
 
     # Showing
 
     def status(self, model: Model, *, fetching: bool) -> ModelStatus:
         """The state of a model here; costs no disk."""
-        if self.ready_info(model) is not None:
-            return ModelStatus.READY
+        if (info := self.ready_info(model)) is not None:
+            standing = self.standing(model, info)
+            return ModelStatus.LOADED if standing and standing.loaded else ModelStatus.READY
         if fetching:
             return ModelStatus.DOWNLOADING
         state = self.state(model)
         failed = state.failed and state.tried == model.record.id
         return ModelStatus.FAILED if failed else ModelStatus.AVAILABLE
+
+    def standing(self, model: Model, info: BlobInfo) -> Standing | None:
+        """How a ready model is in service; None where it is not. Costs no disk."""
+        standing = self.activator.standings().get(model.manifest.model_id)
+        if standing is None:
+            return None
+        chosen = standing.candidate
+        same = (chosen.publisher, str(chosen), chosen.blob) == (*model.key, info.hash.hex())
+        return standing if same else None
 
     def unfinished(self) -> dict[Hash, float]:
         """How much is here of each unfinished blob, 0..1."""
@@ -425,6 +431,7 @@ class Library:
             size_bytes=model.manifest.size_bytes,
             blob_hash=blob.hex() if blob else None,
             local_path=str(self.path_of(model, info)) if info else None,
+            in_service=info is not None and self.standing(model, info) is not None,
             error=state.error if info is None and tried else None,
         )
 

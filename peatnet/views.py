@@ -38,7 +38,7 @@ class ModelView(_View):
 
     ``status`` is Peat's model status in lower case (``available``, ``downloading``, ``ready``, ``loaded``,
     ``failed``); ``download_progress`` is 0..1 of verified bytes; ``local_path`` is set once the file is
-    complete and verified.
+    complete and verified; ``in_service``: the link ``current`` of the model leads to it.
     """
 
     model_id: str
@@ -51,6 +51,7 @@ class ModelView(_View):
     blob_hash: str | None
     local_path: str | None
     error: str | None
+    in_service: bool = False
 
 
 @dataclass(frozen=True, slots=True)

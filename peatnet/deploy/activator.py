@@ -72,6 +72,8 @@ class Activator:
         self._turn = trio.Lock()
         # The wanted model's loader that runs now: of which slot, and what ends it.
         self._loading: tuple[str, trio.CancelScope] | None = None
+        # Commands that were called off, perhaps before their activation has begun.
+        self._unwanted: set[str] = set()
 
     # What there is; costs no disk
 
@@ -120,6 +122,13 @@ class Activator:
     def loaded(self) -> list[Candidate]:
         """The models of which a loader said that they are loaded."""
         return [each.candidate for each in self._table.standings().values() if each.loaded]
+
+    def involved(self) -> list[Candidate]:
+        """The models in service, and those that are on their way there or may be gone back to. Blocks."""
+        found = [standing.candidate for standing in self._table.standings().values()]
+        for activation in self._table.pending():
+            found.extend(activation.candidates)
+        return found
 
     def path_of(self, candidate: Candidate) -> Path:
         """The file of a candidate, as an absolute path; it may be gone."""
@@ -182,11 +191,13 @@ class Activator:
 
         Args:
             model_id: the slot.
-            command: only if it is this one's order; None: in any case.
+            command: only if it is this one's order, which may have yet to begin; None: in any case.
 
         Returns:
             Whether there was something to give up; `activate` tells how it ended, since it may have ended just before.
         """
+        if command is not None:
+            self._unwanted.add(command)
         found = await trio.to_thread.run_sync(self._table.cancel, model_id, command)
         if found and self._loading is not None and self._loading[0] == model_id:
             self._loading[1].cancel()
@@ -286,6 +297,8 @@ class Activator:
         return result
 
     async def _is_canceled(self, activation: Activation) -> bool:
+        if activation.command in self._unwanted:
+            return True
         return await trio.to_thread.run_sync(self._table.is_canceled, activation.slot)
 
     def _job(self, candidate: Candidate, previous: Candidate | None) -> LoadJob:
@@ -331,6 +344,7 @@ class Activator:
 
     def _settle(self, activation: Activation) -> Outcome:
         outcome = self._table.settle(activation)
+        self._unwanted.discard(activation.command)
         self._keep()
         log.info(
             "activation ended",
@@ -360,10 +374,7 @@ class Activator:
         """Pin what is in service or may be soon, and nothing else for this reason."""
         if self._pins is None:
             return
-        needed = {standing.candidate for standing in self._table.standings().values()}
-        for activation in self._table.pending():
-            needed.update(activation.candidates)
-        wanted = {Hash.parse(each.blob) for each in needed if each.blob is not None}
+        wanted = {Hash.parse(each.blob) for each in self.involved() if each.blob is not None}
         present = {blob for blob, reasons in self._pins.pins().items() if PIN in reasons}
         for blob in wanted - present:
             self._pins.pin(blob, PIN)
