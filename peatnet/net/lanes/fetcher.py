@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from peatnet.transfer import SourceLink
 
 
+# Where chunks come in a row, trio is told of several at once, this often, in seconds: each telling costs it as much as
+# a chunk.
+IN_A_ROW = 0.004
+
+
 class Kind(Enum):
     """What a lane's thread has to tell."""
 
@@ -71,11 +76,6 @@ class Board:
     wanted: deque[int] = field(default_factory=deque)
     reports: deque[Report] = field(default_factory=deque)
 
-    def report(self, report: Report) -> None:
-        """Tell trio. Any thread."""
-        self.reports.append(report)
-        self.notify()
-
 
 class Fetcher:
     """Fetches over one lane. Belongs to its thread, but where said.
@@ -110,6 +110,7 @@ class Fetcher:
         self._talk = Allowance(TALK_RATE, TALK_BURST)
         self._have_due = 0.0
         self._heard_at = 0.0
+        self._told_at = 0.0
         self._buffer = memoryview(bytearray(min(link.table.chunk_size, link.table.size)))
 
     def _new_holdings(self) -> Holdings:
@@ -130,6 +131,11 @@ class Fetcher:
         """
         while self.out or not self.retiring:
             self._send_requests()
+            readable = bool(self._board.reports) and self.lane.wait(0.0)
+            self._tell(in_a_row=readable)
+            if readable:
+                self._take_reply()
+                continue
             self.parked = True
             # Whoever adds a request looks at ``parked`` afterwards: between us none is overlooked.
             if self._board.wanted and self.has_room():
@@ -139,7 +145,17 @@ class Fetcher:
             self.parked = False
             if readable:
                 self._take_reply()
-                self._heard_at = time.monotonic()
+        self._tell(in_a_row=False)
+
+    def _tell(self, *, in_a_row: bool) -> None:
+        """Let trio know of the reports; not of each one where chunks come in a row, and enough are still out."""
+        if not self._board.reports:
+            return
+        now = time.monotonic()
+        if in_a_row and now < self._told_at + IN_A_ROW and 2 * len(self.out) > self._board.depth:
+            return
+        self._told_at = now
+        self._board.notify()
 
     def _patience(self) -> float:
         now = time.monotonic()
@@ -164,7 +180,7 @@ class Fetcher:
             except IndexError:
                 break
             if self._link.cancelled(index):
-                self._board.report(Report(Kind.FORGOTTEN, index))
+                self._board.reports.append(Report(Kind.FORGOTTEN, index))
                 continue
             self.out.add(index)
             frames.append(pack_prefix(ChunkRequest(index + 1, self._link.hash, index).header()))
@@ -175,6 +191,7 @@ class Fetcher:
 
     def _take_reply(self) -> None:
         fields, length = self.lane.receive()
+        self._heard_at = time.monotonic()
         reply = decode_reply(fields)
         if isinstance(reply, ChunkReply):
             self._take_chunk(reply, length)
@@ -205,19 +222,19 @@ class Fetcher:
         else:
             kind = Kind.ARRIVED
         self.out.remove(index)
-        self._board.report(Report(kind, index))
+        self._board.reports.append(Report(kind, index))
 
     def _take_news(self, reply: HaveReply | More, payload: bytes) -> None:
         now = time.monotonic()
         if isinstance(reply, More):
             gained = self._holdings.more(reply, payload)
             news = Report(Kind.HAS) if gained is None else Report(Kind.GAINED, gained=gained)
-            self._board.report(news)
+            self._board.reports.append(news)
             return
         bitmap = self._holdings.have(reply, payload, now)
         self._have_due = now + KEEP_ALIVE
         if self.leads:
-            self._board.report(Report(Kind.HAS, bitmap=bitmap))
+            self._board.reports.append(Report(Kind.HAS, bitmap=bitmap))
 
     def _take_refusal(self, refusal: Refusal, length: int) -> None:
         index = refusal.number - 1
@@ -227,9 +244,9 @@ class Fetcher:
             bitmap = self._holdings.refusal(refusal)
             self._have_due = time.monotonic() + KEEP_ALIVE
             if self.leads:
-                self._board.report(Report(Kind.HAS, bitmap=bitmap))
+                self._board.reports.append(Report(Kind.HAS, bitmap=bitmap))
         elif index in self.out:
             self.out.remove(index)
-            self._board.report(Report(Kind.REFUSED, index, refusal.reason))
+            self._board.reports.append(Report(Kind.REFUSED, index, refusal.reason))
         else:
             raise RemoteProtocolError("refused what nobody asked for")

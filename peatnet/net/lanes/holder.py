@@ -40,6 +40,8 @@ IDLE_TIMEOUT = 120.0
 QUESTION_RATE = 10.0
 QUESTION_BURST = 100.0
 PLACE_PATIENCE = 3.0
+# How long an idle lane keeps its buffer, in seconds.
+KEEP_BUFFER = 1.0
 # Requests that are read in a row before the thread looks whether it has something to send.
 IN_A_ROW = 64
 
@@ -161,8 +163,13 @@ class Holder:
         else:
             if self.idle_since == math.inf:
                 self.idle_since = now
-                self._buffer = memoryview(bytearray())
             left = self.idle_since + IDLE_TIMEOUT - now
+            if self._buffer.nbytes:
+                # Kept for a moment: the next request may be on its way, and fresh memory costs as much as sending.
+                left = self.idle_since + KEEP_BUFFER - now
+                if left <= 0:
+                    self._buffer = memoryview(bytearray())
+                    left = IDLE_TIMEOUT - KEEP_BUFFER
             if left <= 0:
                 raise PeerLost(f"asked nothing for {IDLE_TIMEOUT:.0f} s")
         for due in (self._deaf_until, self._news_due if self._news else 0.0):

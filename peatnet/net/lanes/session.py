@@ -97,6 +97,7 @@ class LaneSession:
             self._fetchers.remove(fetcher)
             # What it owed is asked for on the others, first of all.
             self._board.wanted.extendleft(fetcher.out)
+            self._has_news()  # it may not have told its last
             if self._fetchers:
                 self._fetchers[0].leads = True
                 self._share_out()

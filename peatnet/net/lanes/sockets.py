@@ -36,6 +36,8 @@ LOOK_AT_CLOCK = 2.0
 UNSENT = 256 * 1024
 # One TLS record: the ssl module sends and gives no more at a time.
 RECORD = 16 * 1024
+# Bytes after which the clock is looked at when no record had to wait for LOOK_AT_CLOCK seconds.
+LOOK_AFTER = 8 * RECORD
 # Room for a frame's prefix and header before a payload, so that both leave as one.
 HEAD_ROOM = 256
 
@@ -248,13 +250,15 @@ class LaneSocket:
         deadline = began + FRAME_TIMEOUT + length / LOWEST_RATE
         look = deadline if slow is None else began + slow[0]
         while position < length:
+            waited = False
             try:
                 position += give(view[position : position + RECORD])
             except TimeoutError:
-                pass  # the ssl module wants the same bytes again
+                waited = True  # the ssl module wants the same bytes again
             except (OSError, ValueError) as exc:
                 raise PeerLost(f"the lane broke: {exc}") from exc
-            if time.monotonic() > look and position < length:
+            # Looking at the clock costs as much as a record; one that waits long is never far from the next look.
+            if (waited or not position % LOOK_AFTER) and time.monotonic() > look:
                 if time.monotonic() > deadline:
                     raise PeerLost("the peer takes bytes too slowly")
                 if slow is not None:
