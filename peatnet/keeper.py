@@ -140,8 +140,12 @@ class Keeper:
         report: Callable[[Progress], None] | None,
         *,
         priority: int = USUAL_PRIORITY,
+        noted: bool = True,
     ) -> tuple[BlobInfo, dict[str, int]]:
         """Fetch what somebody waits for.
+
+        Where it is ``noted``, a node that ends before it is done goes on when it is back; an update command sees to that
+        itself.
 
         A fetch that runs already is joined, unless it may not use the sources that are wanted: then it ends, and
         those who wait for it hear that it was stopped. Of those who wait for one fetch, the most urgent counts.
@@ -157,7 +161,7 @@ class Keeper:
         name = fetch_name(target.model, target.blob)
         self._claims[name] += 1
         try:
-            if self._lasting:
+            if self._lasting and noted:
                 await self._intents.note(name, choice)
             job = await self._followed(name, target, choice, report, priority)
             if job.error is not None and retry_key(job.target) != retry_key(target):
@@ -166,7 +170,8 @@ class Keeper:
         finally:
             self._unclaim(name)
             if name not in self._claims:
-                self._intents.give_up(name)
+                if noted:
+                    self._intents.give_up(name)
                 running = self._jobs.get(name)
                 if running is not None and not self._wanted_anyway(running):
                     running.scope.cancel()
@@ -329,6 +334,8 @@ class Keeper:
         return self._hardware.lasting().can_run(model.manifest)
 
     def _wanted_anyway(self, job: Job) -> bool:
+        if job.name in self._intents.left:
+            return True
         return (
             self._peers is not None
             and job.target.model is not None
