@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from peatnet.blobs import Hash
-    from peatnet.deploy.activation import Candidate
     from peatnet.deploy.hardware import Hardware
     from peatnet.keeper import Keeper
     from peatnet.library import Library
@@ -60,7 +59,6 @@ class Reporter:
         keeper: its fetches.
 
     Attributes:
-        loaded: gives the models of which a loader said that they are in service.
         on_change: called when there is something new to tell.
     """
 
@@ -68,7 +66,6 @@ class Reporter:
         self._library = library
         self._keeper = keeper
         self._outcomes: OrderedDict[str, CommandReport] = OrderedDict()
-        self.loaded: Callable[[], Iterable[Candidate]] = list
         self.on_change: list[Callable[[], None]] = []
 
     # Orders: what the executor of commands says here is told to all
@@ -100,13 +97,13 @@ class Reporter:
     async def status(self, addresses: Iterable[str] = (), *, leaving: bool = False) -> NodeStatus:
         """How this node is now; fit to be sent."""
         hardware, unfinished = await trio.to_thread.run_sync(self._look)
-        loaded = {(each.publisher, str(each)) for each in self.loaded()}
+        loaded = {(each.publisher, str(each)) for each in self._library.activator.loaded()}
         chosen, truncated = self._chosen(loaded)
         return NodeStatus(
             name=self._library.config.node_name,
             addresses=tuple(addresses),
             hardware=hardware_report(hardware),
-            models=tuple(self._report(model, loaded, hardware, unfinished) for model in chosen),
+            models=tuple(self._report(model, hardware, unfinished) for model in chosen),
             outcomes=tuple(self.outcomes()),
             truncated=truncated,
             leaving=leaving,
@@ -132,14 +129,13 @@ class Reporter:
         return nlargest(MAX_MODELS, models, key=weight), len(models) > MAX_MODELS
 
     def _report(
-        self, model: Model, loaded: set[Key], hardware: Hardware, unfinished: dict[Hash, float]
+        self, model: Model, hardware: Hardware, unfinished: dict[Hash, float]
     ) -> ModelReport:
         running = self._keeper.progress(model)
         status = self._library.status(model, fetching=running is not None)
         progress, rate, left, wanted, reason = 0.0, 0, None, True, ""
-        if status is ModelStatus.READY:
+        if status in {ModelStatus.READY, ModelStatus.LOADED}:
             progress = 1.0
-            status = ModelStatus.LOADED if model.key in loaded else status
         elif running is not None:
             size = running.size_bytes or model.manifest.size_bytes
             progress = running.verified_bytes / size if size else 0.0
