@@ -28,6 +28,7 @@ class Job:
 
     Attributes:
         askers: how many wait for it, by the priority that they want.
+        look_after: whether the keeper is to look at all models again, even if this ends well.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Job:
     info: BlobInfo | None = None
     error: PeatnetError | None = None
     askers: Counter[int] = field(default_factory=Counter)
+    look_after: bool = False
 
     @contextmanager
     def asked_for(self, priority: int) -> Iterator[None]:

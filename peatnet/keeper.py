@@ -7,7 +7,9 @@ starts again tries its intents until they are done, withdrawn, or hopeless.
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+import time
+from collections import Counter, deque
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -49,6 +51,13 @@ if TYPE_CHECKING:
 
 # Fetches that run at once by themselves; what people ask for comes on top.
 PARALLEL_FETCHES = 4
+# A small one waits for its peer and its disk far longer than it moves bytes, and takes less of a place.
+SMALL_BLOB = 1024 * 1024
+SMALL_SHARE = 1 / 8
+# A look at all models is followed by so many times its own length without one (s at most): thousands of records that
+# come in one by one must not keep the node busy with looking.
+REST_AFTER_LOOK = 4.0
+LONGEST_REST = 1.0
 
 log = get_logger(__name__)
 
@@ -92,6 +101,10 @@ class Keeper:
         config = library.config
         self._hardware = HardwareProbe(config.data_dir, config.hardware.overrides())
         self._wake = trio.Event()
+        # Something has changed since the last look at all models; otherwise the next ones of the queue are started.
+        self._changed = True
+        # What was wanted and due at the last look, but found no room.
+        self._queue: deque[tuple[Target, SourceChoice]] = deque()
         self._nursery: trio.Nursery | None = None
 
     def progress(self, model: Model) -> Progress | None:
@@ -123,7 +136,7 @@ class Keeper:
             for job in self._jobs.values():
                 job.stirring.stir()
             self._retries.hurry()
-        self._wake.set()
+        self._look_again()
 
     def wake_for(self, blob: Hash) -> None:
         """A peer says that it has (some of) this blob."""
@@ -131,7 +144,7 @@ class Keeper:
         if (job := self._jobs.get(name)) is not None:
             job.stirring.stir()
         if self._retries.hurry(name.__eq__):
-            self._wake.set()
+            self._look_again()
 
     async def get(
         self,
@@ -228,6 +241,10 @@ class Keeper:
     def _unclaim(self, name: str) -> None:
         self._claims[name] -= 1
         self._claims += Counter()  # drops those at zero
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._changed = True
         self._wake.set()
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
@@ -242,11 +259,20 @@ class Keeper:
             # Asking the drivers may take a second.
             await trio.to_thread.run_sync(self._hardware.lasting)
             task_status.started()
+            rested = soonest = -math.inf
             while True:
                 self._wake = trio.Event()
                 await self._intents.strike(self._claims)
-                soonest = self._start_due()
-                with trio.move_on_at(soonest):
+                now = trio.current_time()
+                if now >= soonest or (self._changed and now >= rested):
+                    self._changed = False
+                    began = time.perf_counter()
+                    soonest = self._start_due()
+                    took = time.perf_counter() - began
+                    rested = now + min(LONGEST_REST, REST_AFTER_LOOK * took)
+                else:
+                    self._start_queued()
+                with trio.move_on_at(min(soonest, rested) if self._changed else soonest):
                     await self._wake.wait()
 
     def _start_due(self) -> float:
@@ -265,19 +291,36 @@ class Keeper:
                 wanted.insert(0, (intended, choice))
             elif name not in self._jobs:
                 self._intents.give_up(name)
-                self._wake.set()
+                self._look_again()
         self._retries.keep(retry_key(target) for target, _ in wanted)
         # Those that failed least go first, or models that nobody has could take up all places for good.
         wanted.sort(key=lambda item: self._retries.of(retry_key(item[0])).failures)
+        self._queue.clear()
         for target, choice in wanted:
             name, retry = fetch_name(target.model, target.blob), self._retries.of(retry_key(target))
-            if name in self._jobs or name in self._claims:
+            if (job := self._jobs.get(name)) is not None:
+                # Of two models with one blob, the other's turn comes when this fetch has ended.
+                job.look_after |= retry_key(job.target) != retry_key(target)
+                continue
+            if name in self._claims:
                 continue
             if retry.due > now:
                 soonest = min(soonest, retry.due)
-            elif name in self._intents.left or self._own_fetches() < PARALLEL_FETCHES:
+            elif name in self._intents.left or (not self._queue and self._has_room(target)):
                 self._start(name, target, choice)
+            else:
+                self._queue.append((target, choice))
         return soonest
+
+    def _start_queued(self) -> None:
+        """A fetch has ended well, which changes nothing for the others but that there is room."""
+        while self._queue and self._has_room(self._queue[0][0]):
+            target, choice = self._queue.popleft()
+            name, model = fetch_name(target.model, target.blob), target.model
+            taken = name in self._jobs or name in self._claims
+            # What has changed since the last look may not have been looked at yet.
+            if model is not None and not taken and self._counts(model) and self._wants(model):
+                self._start(name, target, choice)
 
     def _end_unwanted(self, live: set[str], wanted: set[str]) -> None:
         """End what was withdrawn or replaced by a newer record, and what only a policy wanted that has changed."""
@@ -291,8 +334,15 @@ class Keeper:
     def _is_asked_for(self, name: str) -> bool:
         return name in self._claims or name in self._intents.left
 
-    def _own_fetches(self) -> int:
-        return sum(not self._is_asked_for(name) for name in self._jobs)
+    def _has_room(self, target: Target) -> bool:
+        """Whether one more fetch may run by itself."""
+        taken = sum(
+            _share(job.target) for name, job in self._jobs.items() if not self._is_asked_for(name)
+        )
+        return taken + _share(target) <= PARALLEL_FETCHES
+
+    def _counts(self, model: Model) -> bool:
+        return self._library.ledger.counts(model.record)
 
     def _intended(self, name: str) -> Target | None:
         """What an intent means now; None where there is nothing to do for it any more."""
@@ -378,6 +428,7 @@ class Keeper:
         finally:
             del self._jobs[job.name]
             job.done.set()
+            self._changed |= job.look_after or job.info is None
             self._wake.set()
             if job.target.model is not None:
                 self._on_change(job.target.model)
@@ -420,3 +471,9 @@ class Keeper:
         if blob is None:
             return False
         return await trio.to_thread.run_sync(store.partial_table, blob) is not None
+
+
+def _share(target: Target) -> float:
+    """How much of a place a fetch takes."""
+    size = target.model.manifest.size_bytes if target.model is not None else 0
+    return SMALL_SHARE if 0 < size <= SMALL_BLOB else 1.0
