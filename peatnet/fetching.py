@@ -178,8 +178,11 @@ class BlobFetch:
             if self._url is None
             else self._config.http_fallback_after_s
         )
+        found = list[Offer]()
         with trio.move_on_after(patience):
-            return await self._search.run(self._peers, self._blob)
+            found.append(await self._search.run(self._peers, self._blob))
+        if found:
+            return found[0]
         if self._url is None:
             others = len(self._search.disagreeing)
             raise NoSource(

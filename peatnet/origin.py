@@ -79,13 +79,17 @@ class Turn:
                 seen, since = now, trio.current_time()
             stirred = self._claims.stirring.event
             left = since + patience - trio.current_time()
-            if left <= 0 or await self._is_among_the_first(min(SETTLE, patience / 4)):
+            if left <= 0:
                 break
+            if await self._try(min(SETTLE, patience / 4)):
+                return
             with trio.move_on_after(min(left, SETTLE * 5)):
                 await stirred.wait()
+        self._claims.claim(self._name)
         self._hold()
 
-    async def _is_among_the_first(self, settle: float) -> bool:
+    async def _try(self, settle: float) -> bool:
+        """Claim a place, and hold it if it is ours."""
         before = self._claims.rivals(self._name)
         if len(before) >= MOST:
             return False
@@ -95,17 +99,18 @@ class Turn:
             now = self._claims.rivals(self._name)
             first = before & now
             order = sorted((now - first) | {self._claims.me}, key=self._rank)
-            return order.index(self._claims.me) < MOST - len(first)
+            if order.index(self._claims.me) < MOST - len(first):
+                self._hold()
         finally:
-            # Held again at once where it is our turn: nobody hears of what happens in between.
-            self._claims.drop(self._name)
+            if not self._held:
+                self._claims.drop(self._name)
+        return self._held
 
     def _rank(self, peer_id: str) -> bytes:
         return hashlib.sha256(bytes(self._name) + peer_id.encode()).digest()
 
     def _hold(self) -> None:
         self._held = True
-        self._claims.claim(self._name)
         log.info("our turn at the origin", name=self._name.hex())
 
     def release(self) -> None:

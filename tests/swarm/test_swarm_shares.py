@@ -241,11 +241,11 @@ def test_a_request_that_came_to_nothing_costs_nothing() -> None:
 
 def test_a_limit_has_something_to_deal_out_while_anybody_is_there() -> None:
     shares = Shares(1e6, 0.0)
-    assert not shares.busy
+    busy = [shares.busy]
     member = shares.join(3, MIB, 0.0)
-    assert shares.busy
+    busy.append(shares.busy)
     shares.leave(member, 1.0)
-    assert not shares.busy
+    assert [*busy, shares.busy] == [False, True, False]
 
 
 def test_nonsense_is_refused() -> None:
