@@ -78,6 +78,7 @@ class Node:
         "down_free",
         "fleet",
         "fresh",
+        "look_at",
         "name",
         "neighbors",
         "sent",
@@ -110,7 +111,7 @@ class Node:
         self.fresh: list[int] = []
         self.announced_at = -math.inf
         self.announce_at: float | None = None
-        self.wake_at = math.inf
+        self.wake_at = self.look_at = math.inf
 
     @property
     def missing(self) -> int:
@@ -351,6 +352,15 @@ class Fleet:
                 continue
             source.sent += 1
             self._links.send(source, node, index, job)
+        due = uploads.next_wakeup(now)
+        if due < source.look_at:
+            source.look_at = due
+            self.at(due, self._look, source, due)
+
+    def _look(self, source: Node, due: float) -> None:
+        if source.look_at == due:
+            source.look_at = math.inf
+            self._send(source)
 
     def sent(self, source: Node, node: Node, index: int, job: Job, uploads: Uploads) -> None:
         """A chunk has passed the links."""

@@ -78,12 +78,7 @@ class Picker:
 
     def can_serve(self, source: Source, index: int) -> bool:
         """Whether the source may be asked for this chunk, and did not fail it before."""
-        return (
-            index not in source.avoid
-            and index in source.has
-            and self.may_ask(source)
-            and not (self._gaps_only(source) and self._board.rarity.count(index))
-        )
+        return index not in source.avoid and self._reaches(source, index)
 
     def elsewhere(self, index: int, source: Source) -> bool:
         """Whether some other source that is not asked for the chunk yet could serve it."""
@@ -152,6 +147,13 @@ class Picker:
             self._look_again = min(self._look_again, source.trial_at)
         return alone
 
+    def _reaches(self, source: Source, index: int) -> bool:
+        return (
+            index in source.has
+            and self.may_ask(source)
+            and not (self._gaps_only(source) and self._board.rarity.count(index))
+        )
+
     def _gaps_only(self, source: Source) -> bool:
         return source.tier is Tier.HTTP and self.gate is Gate.GAPS
 
@@ -179,23 +181,20 @@ class Picker:
     def _failed_before(self, source: Source) -> int | None:
         """A wanted chunk that the source failed, when nobody is left who did not."""
         for index in source.avoid:
-            if index in self._board.wanted and not self.elsewhere(index, source):
+            if (
+                index in self._board.wanted
+                and self._reaches(source, index)
+                and not self.elsewhere(index, source)
+            ):
                 source.avoid.discard(index)
-                if self.can_serve(source, index):
-                    return index
-                source.avoid.add(index)
-                break  # the set has changed; there is a next time
+                return index
         return None
 
     def _put_off(self, source: Source) -> int | None:
         """A wanted chunk that an idle source put off, when nobody else could serve it."""
         candidates = self._board.wanted.mask & source.has.mask & source.deferred.mask
         candidates &= self._board.rarity.single()
-        if source.avoid:
-            candidates &= ~mask_of(source.avoid, self._board.n_chunks)
-        if not candidates:
-            return None
-        return pick_one(candidates, self._rng)
+        return pick_one(candidates, self._rng) if candidates else None
 
     # What is asked already.
 
@@ -205,7 +204,8 @@ class Picker:
 
     def _overdue(self, source: Source) -> int | None:
         """A chunk that is overdue elsewhere and that this source could deliver."""
-        if source.strikes or not self._may_double():
+        in_trouble = source.strikes or source.pace.chunk_time > self._board.slow_from
+        if in_trouble or not self._may_double():
             return None
         for index in self._board.overdue:
             if index not in source.out and self.can_serve(source, index):

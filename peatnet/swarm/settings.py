@@ -56,7 +56,7 @@ class SwarmSettings:
     horizon: float = 0.5
     first_window: int = 2
     max_strikes: int = 5
-    defer: float = 2.0
+    defer: float = 0.5
     rest: float = 0.5
 
     def __post_init__(self) -> None:
