@@ -33,6 +33,8 @@ from peatnet.net.blob_server import BlobServer
 from peatnet.net.catalogue_sync import CatalogueSync
 from peatnet.net.frames import FrameStream
 from peatnet.net.gossip import PRESENCE_TOPIC, RECORDS_TOPIC
+from peatnet.net.lanes import LANE_PROTOCOL
+from peatnet.net.lanes.messages import OK, LaneOffer, LaneRequest, NoLane, TicketFrame
 from peatnet.net.network import BLOB_PROTOCOL, CATALOGUE_PROTOCOL
 from peatnet.net.presence import Presence
 from peatnet.net.standing import POINTS
@@ -198,6 +200,19 @@ def blob_examples() -> dict[str, bytes]:
     }
 
 
+def lane_examples() -> dict[str, bytes]:
+    """A lane is asked for, given or refused, and opened."""
+    ticket, fingerprint = bytes(range(32)), bytes(range(224, 256))
+    offer = LaneOffer(7412, ["/ip4/192.0.2.7/tcp/7412"], fingerprint, [ticket], 10)
+    return {
+        "lane-request": pack_prefix(LaneRequest(1).header()),
+        "lane-offer": pack_prefix(offer.header()),
+        "lane-refusal": pack_prefix(NoLane("off").header()),
+        "lane-ticket": pack_prefix(TicketFrame(ticket).header()),
+        "lane-ok": pack_prefix(OK),
+    }
+
+
 async def ask_blobs(store: Store, requests: list[Any]) -> Wire:
     wire = Wire()
 
@@ -242,6 +257,7 @@ def examples() -> dict[str, bytes]:
         "refusal-busy": pack_prefix(Refusal(0, "busy").header()),
         **catalogue_examples(record.envelope),
         **blob_examples(),
+        **lane_examples(),
     }
 
 
@@ -266,7 +282,7 @@ def test_the_examples_are_about_what_the_page_says() -> None:
     keys = KeyPair.from_seed(SEED)
     for said in (str(keys.peer_id), KEY, str(SEQUENCE), "i mod 251", f"{len(BLOB):,}"):
         assert said in text
-    for name in (RECORDS_TOPIC, PRESENCE_TOPIC, BLOB_PROTOCOL, CATALOGUE_PROTOCOL):
+    for name in (RECORDS_TOPIC, PRESENCE_TOPIC, BLOB_PROTOCOL, CATALOGUE_PROTOCOL, LANE_PROTOCOL):
         assert f"`{name}`" in text
     for kind in RecordType:
         assert f"`{kind.payload_type.decode()}`" in text
