@@ -44,7 +44,7 @@ AWAY_EVERY = 1800.0
 AWAY_FOR = (5.0, 60.0)
 LOSES_A_CONNECTION_EVERY = 300.0
 # Real nodes announce every 0.1 s; so many announcements would take hours to simulate. Being told late does no good.
-ANNOUNCE = 5.0
+ANNOUNCE = 10.0
 LATENCY = 0.02
 
 
