@@ -276,7 +276,9 @@ class Lookout:
             await trio.sleep(pause)
             if self._reporter.busy:
                 continue
-            with trio.move_on_after(EVERY * self._rng.uniform(0.9, 1.1) - pause):
+            # In a fleet of many hundreds the pause alone is longer than that.
+            rest = max(0.0, EVERY * self._rng.uniform(0.9, 1.1) - pause)
+            with trio.move_on_after(rest):
                 await self._due.wait()
                 await trio.sleep(COALESCE)
 
