@@ -173,6 +173,8 @@ class BlobFetch:
             return Offer(known, None)
         if self._peers is None:
             return None
+        if (only := self._search.of_one_chunk(self._blob)) is not None:
+            return only
         patience = (
             self._config.give_up_after_s
             if self._url is None

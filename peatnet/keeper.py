@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 # Fetches that run at once by themselves; what people ask for comes on top.
 PARALLEL_FETCHES = 4
 # A small one waits for its peer and its disk far longer than it moves bytes, and takes less of a place.
-SMALL_BLOB = 1024 * 1024
+SMALL_BLOB = 128 * 1024
 SMALL_SHARE = 1 / 8
 # A look at all models is followed by so many times its own length without one (s at most): thousands of records that
 # come in one by one must not keep the node busy with looking.

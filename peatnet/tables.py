@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from peatnet.blobs import ChunkTable
 from peatnet.errors import NoSource, RemoteProtocolError
 from peatnet.log import get_logger
 from peatnet.net.standing import Offence
 
 if TYPE_CHECKING:
-    from peatnet.blobs import ChunkTable, Hash
+    from peatnet.blobs import Hash
     from peatnet.concurrency import Stirring
     from peatnet.library import Target
     from peatnet.net.claims import Claims
@@ -76,6 +77,13 @@ class TableSearch:
         self._stirring = stirring
         self.liars: set[str] = set()
         self.disagreeing: set[str] = set()
+
+    def of_one_chunk(self, blob: Hash) -> Offer | None:
+        """The signed table of a blob that is one chunk, whose digest is the blob's own; None for any other."""
+        if self._hint is None or not 0 < self._size <= self._hint.chunk_size:
+            return None
+        table = ChunkTable(self._size, self._hint.chunk_size, bytes(blob))
+        return Offer(table, None) if self.is_signed(table) else None
 
     async def run(self, peers: Peers, blob: Hash) -> Offer:
         """Ask every peer that is or comes connected, again and again, until one has the table.

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # Requests out at once: enough to keep the stream full while the swarm thinks.
 PIPELINE = 8
 TABLE_TIMEOUT = 30.0
+# Bytes of a blob that are here over a stream before a lane (a stream for its ticket, a handshake) would be open.
+STREAM_ENOUGH = 256 * 1024
 
 OpenStream = Callable[[], Awaitable["FrameStream"]]
 
@@ -89,7 +91,7 @@ class PeerSource:
             NoSource: the peer went away, is busy, or has the blob cut into other chunks.
             RemoteProtocolError: it broke the protocol.
         """
-        if self._lanes is None:
+        if self._lanes is None or link.table.size <= STREAM_ENOUGH:
             await self._run_stream(link)
         else:
             await carry(link, self._lanes, self._run_stream, pipeline=PIPELINE)

@@ -74,7 +74,7 @@ class MemoryPeer:
         corrupt: every chunk that it sends is wrong.
         tables: the tables that it gives in place of the right ones.
         gate: it sends nothing before this is set.
-        asked: how often it was asked for a table.
+        asked: how often it was asked for a table, or to deliver chunks.
     """
 
     peer_id: str
@@ -101,6 +101,7 @@ class MemoryPeer:
         return hash_file(self.files[hash]).table if hash in self.files else None
 
     async def run(self, link: SourceLink) -> None:
+        self.asked += 1
         if link.hash not in self.files:
             raise NoSource(f"{self.name} has nothing of it")
         path = self.files[link.hash]

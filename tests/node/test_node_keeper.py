@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from node_kit import OTHERS, THEM, MemoryPeer, World, file_of, hash_of, signed, withdrawal_of, world
+from node_kit import (
+    OTHERS,
+    SIZE,
+    THEM,
+    MemoryPeer,
+    World,
+    file_of,
+    hash_of,
+    signed,
+    withdrawal_of,
+    world,
+)
+from support.files import make_model
 from support.waiting import until
 
 from peatnet import library as library_module
@@ -80,6 +92,26 @@ async def test_two_models_of_one_blob_are_fetched_once(root: Path, one: Path) ->
         await until(lambda: [here.status("a"), here.status("b")] == ["ready", "ready"])
         assert peer.asked == 1
         assert len(here.library.states.items()) == 2
+
+
+async def test_a_blob_of_one_chunk_needs_no_table_from_a_peer(root: Path, one: Path) -> None:
+    peer = peer_with(one)
+    peer.tables[hash_of(one)] = ChunkTable(SIZE, 2**20, bytes(32))
+    async with world(root, peer) as here:
+        await here.hear(signed(one, "m"))
+        await until(lambda: here.status("m") == "ready")
+        assert here.peers.offences == []
+
+
+async def test_small_blobs_are_fetched_side_by_side(root: Path, tmp_path: Path) -> None:
+    small = [make_model(tmp_path / f"small-{seed}.onnx", 1000, seed) for seed in range(20)]
+    gate = trio.Event()
+    peer = peer_with(*small, gate=gate)
+    async with world(root, peer) as here:
+        await here.hear(*(signed(path, path.stem) for path in small))
+        await until(lambda: len(running(here)) == len(small) > PARALLEL_FETCHES)
+        gate.set()
+        await until(lambda: all(here.status(path.stem) == "ready" for path in small))
 
 
 async def test_a_withdrawal_ends_the_fetch(root: Path, one: Path) -> None:
