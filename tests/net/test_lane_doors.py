@@ -257,7 +257,7 @@ async def test_requests_beyond_what_is_kept_wait_unread(tmp_path: Path) -> None:
 async def test_a_chunk_asked_for_beside_another_blob_is_sent_first(tmp_path: Path) -> None:
     async with a_lane_pair(tmp_path) as pair:
         ticket = await pair.ticket()
-        requests = [
+        requests: list[HaveRequest | ChunkRequest] = [
             HaveRequest(1, pair.info.hash),
             ChunkRequest(2, pair.info.hash, 0),
             HaveRequest(3, type(pair.info.hash)(bytes(32))),

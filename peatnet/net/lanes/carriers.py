@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from peatnet.concurrency import bare_errors
-from peatnet.errors import RemoteProtocolError
+from peatnet.errors import LocalProtocolError
 from peatnet.log import get_logger
 from peatnet.net.lanes.client import LaneUnavailable
 from peatnet.net.lanes.session import LaneSession
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # While a stream serves, lanes are tried again this often, in seconds.
 TRY_AGAIN = 30.0
+# A stream begins to serve when there is no lane after so many seconds: a firewall that swallows what it forbids makes
+# us wait longer for its answer.
+HEAD_START = 0.5
 # How long what was asked for on the stream is waited for when a lane has been found.
 HAND_OVER = 10.0
 
@@ -60,53 +63,80 @@ async def carry(
     relay = Relay(link)
     said = ""
     useless = ""  # why lanes are not worth trying just now
+
+    def say(way: str, **why: str) -> None:
+        nonlocal said
+        if way != said:
+            log.info("chunks come", over=way, peer=client.peer_id, **why)
+            said = way
+
     while True:
-        lane = None
-        if not useless:
-            try:
-                lane = await client.open()
-            except LaneUnavailable as exc:
-                useless = str(exc)
-        if lane is None:
-            if said != "stream":
-                log.info("chunks come over a libp2p stream", peer=client.peer_id, reason=useless)
-                said = "stream"
-            lane = await _stream_until_lane(relay, client, run_stream)
-        if said != "lanes":
-            log.info("chunks come over bulk lanes", peer=client.peer_id)
-            said = "lanes"
+        lane = await _find_lane(relay, client, run_stream, useless, say)
+        say("lanes")
         session = LaneSession(relay, client, pipeline=pipeline)
-        try:
-            await session.run(lane)
-        except RemoteProtocolError as exc:
-            client.on_fault(exc.message)
-            raise
+        await session.run(lane)
         relay.give_back()
         useless = "" if session.delivered else "the last lane delivered nothing"
 
 
-async def _stream_until_lane(relay: Relay, client: LaneClient, run_stream: RunStream) -> LaneSocket:
-    """Serve by the stream until a lane can be had, and the stream owes nothing."""
-    found: list[LaneSocket] = []
+async def _find_lane(
+    relay: Relay, client: LaneClient, run_stream: RunStream, useless: str, say: Callable[..., None]
+) -> LaneSocket:
+    """A lane. If there is none soon, a stream serves until there is one, and the stream owes nothing.
+
+    Raises:
+        As ``carry``: the stream has ended.
+    """
+    search = _Search(client, useless)
     try:
         with bare_errors():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(run_stream, relay)
-                while not found:
-                    await trio.sleep(TRY_AGAIN)
-                    try:
-                        found.append(await client.open())
-                    except LaneUnavailable as exc:
-                        log.debug("still no lane", peer=client.peer_id, reason=str(exc))
-                with trio.move_on_after(HAND_OVER):
-                    await relay.drain()
+                nursery.start_soon(search.run)
+                with trio.move_on_after(HEAD_START):
+                    await search.first_try.wait()
+                if search.lane is None:
+                    say("stream", reason=search.reason or "no lane yet")
+                    nursery.start_soon(run_stream, relay)
+                    await search.found.wait()
+                    with trio.move_on_after(HAND_OVER):
+                        await relay.drain()
                 nursery.cancel_scope.cancel()
     except BaseException:
-        for lane in found:
-            lane.close()
+        if search.lane is not None:
+            search.lane.close()
         raise
     relay.give_back()
-    return found[0]
+    if search.lane is None:
+        raise LocalProtocolError(f"{client.peer_id}: the search for a lane ended without one")
+    return search.lane
+
+
+class _Search:
+    """Tries to open a lane, again and again until it has one."""
+
+    def __init__(self, client: LaneClient, useless: str) -> None:
+        self.lane: LaneSocket | None = None
+        self.reason = useless
+        self.found = trio.Event()
+        self.first_try = trio.Event()  # it is over
+        self._client = client
+
+    async def run(self) -> None:
+        if self.reason:
+            self.first_try.set()
+            await trio.sleep(TRY_AGAIN)
+        while True:
+            try:
+                self.lane = await self._client.open()
+            except LaneUnavailable as exc:
+                self.reason = str(exc)
+                log.debug("no lane", peer=self._client.peer_id, reason=self.reason)
+            else:
+                self.found.set()
+                return
+            finally:
+                self.first_try.set()
+            await trio.sleep(TRY_AGAIN)
 
 
 class Relay:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 from peatnet.concurrency import bare_errors
-from peatnet.errors import PeerLost
+from peatnet.errors import PeerLost, RemoteProtocolError
 from peatnet.log import get_logger
 from peatnet.net.blob_messages import LATER
 from peatnet.net.holdings import Patience
@@ -18,6 +19,8 @@ from peatnet.net.lanes.messages import MAX_LANES_PER_DOWNLOAD
 from peatnet.net.lanes.threads import in_lane_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from peatnet.net.lanes.client import LaneClient
     from peatnet.net.lanes.sockets import LaneSocket
     from peatnet.transfer import SourceLink
@@ -88,7 +91,8 @@ class LaneSession:
 
     async def _run_lane(self, fetcher: Fetcher) -> None:
         try:
-            await in_lane_thread(fetcher.run, fetcher.lane.shut, self._client.threads)
+            with self._blame():
+                await in_lane_thread(fetcher.run, fetcher.lane.shut, self._client.threads)
         except PeerLost as exc:
             log.info("lane lost", peer=self._client.peer_id, reason=exc.message)
             self._count.lost(len(self._fetchers) - 1, trio.current_time())
@@ -132,6 +136,7 @@ class LaneSession:
             self._start(nursery, lane)
         finally:
             self._opening = False
+        self._adjust(nursery)
 
     # Requests and reports.
 
@@ -164,6 +169,19 @@ class LaneSession:
             self._adjust(nursery)
 
     def _handle_reports(self) -> None:
+        with self._blame():
+            self._pass_reports_on()
+
+    @contextmanager
+    def _blame(self) -> Iterator[None]:
+        """Count what the peer does wrong, once, where it comes up."""
+        try:
+            yield
+        except RemoteProtocolError as exc:
+            self._client.on_fault(exc.message)
+            raise
+
+    def _pass_reports_on(self) -> None:
         reports = self._board.reports
         while reports:
             report = reports.popleft()
