@@ -241,7 +241,9 @@ class Node:
                 end = now + timedelta(seconds=banned[peer_id])
                 until = end.isoformat(timespec="seconds").replace("+00:00", "Z")
             addrs = [f"{address}/p2p/{peer_id}" for address in known.get(peer_id, [])]
-            views.append(PeerView(peer_id, addrs, peer_id in self._network.connected, until))
+            connected = peer_id in self._network.connected
+            lanes = self._network.lanes(peer_id)
+            views.append(PeerView(peer_id, addrs, connected, until, lanes))
         return views
 
     def subscribe(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:

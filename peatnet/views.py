@@ -58,13 +58,14 @@ class ModelView(_View):
 class PeerView(_View):
     """One other node that this node knows: connected now, known from before, or banned.
 
-    ``banned_until`` is an RFC 3339 time in UTC, or None.
+    ``banned_until`` is an RFC 3339 time in UTC, or None; ``lanes`` is how many bulk lanes there are with it, both ways.
     """
 
     peer_id: str
     addrs: list[str]
     connected: bool
     banned_until: str | None
+    lanes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,10 @@ class Network:
         """The peers that we are connected to."""
         return self._host.connected
 
+    def lanes(self, peer_id: str) -> int:
+        """How many bulk lanes there are with a peer, both ways."""
+        return self._lanes.count(peer_id) if self._lanes is not None else 0
+
     def banned(self) -> dict[str, float]:
         """Banned peers, each with the seconds that its ban still lasts."""
         now = trio.current_time()
