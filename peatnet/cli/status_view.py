@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from peatnet.cli.output import human_rate, human_time, safe, short_peer
+from peatnet.cli.output import human_size, human_time, safe, short_peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,9 +28,12 @@ _STYLES = {
     "unknown": "magenta",
 }
 _BAR_WIDTH = 16
+# Below, reasons need the room more than peer ids.
+_WIDE = 100
 # Wide enough that nothing is folded where a script reads it.
 _PIPE_WIDTH = 4096
-# What a terminal cannot show anyway; those that matter least come first.
+# Of the screen: the summary, two heads, and what a reason may take besides.
+_OTHER_LINES = 8
 _MOST_LINES_OF_A_REASON = 10
 
 
@@ -39,23 +42,37 @@ def render(view: dict[str, Any]) -> str:
     to_terminal = sys.stdout.isatty()
     console = Console(width=None if to_terminal else _PIPE_WIDTH, highlight=False)
     with console.capture() as capture:
-        console.print(_picture(view, bars=to_terminal))
+        console.print(_picture(view, console.width, bars=to_terminal))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 @contextmanager
-def live_view() -> Iterator[Callable[[dict[str, Any]], None]]:
+def live_view(*, stderr: bool = False) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A picture that changes in place, for the time of the block; gives the function that draws it anew.
 
     The last picture stays on the screen.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=stderr)
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
-        yield lambda view: live.update(_picture(view, bars=True), refresh=True)
+
+        def show(view: dict[str, Any]) -> None:
+            rows = max(1, console.height - _OTHER_LINES)
+            live.update(_picture(view, console.width, bars=True, rows=rows), refresh=True)
+
+        yield show
 
 
-def _picture(view: dict[str, Any], *, bars: bool) -> RenderableType:
-    return Group(_summary(view), Text(), _table(view["nodes"], bars=bars))
+def _picture(
+    view: dict[str, Any], width: int, *, bars: bool, rows: int | None = None
+) -> RenderableType:
+    nodes, with_ids = view["nodes"], width >= _WIDE
+    if rows is None or len(nodes) <= rows:
+        return Group(_summary(view), Text(), _table(nodes, bars=bars, with_ids=with_ids))
+    # Those that want looking at come last.
+    hidden = Text(f"… {len(nodes) - rows} more above, which are better off", style="dim")
+    return Group(
+        _summary(view), Text(), hidden, _table(nodes[-rows:], bars=bars, with_ids=with_ids)
+    )
 
 
 def _summary(view: dict[str, Any]) -> Text:
@@ -77,16 +94,17 @@ def _outlook(view: dict[str, Any]) -> str:
         if each["expected"] and (each["eta_s"] is None or each["eta_s"] > 0)
     ]
     left = len(view["nodes"]) - len([each for each in view["nodes"] if each["expected"]])
-    but = f" but {left}" if left else ""
-    if waiting:
-        when = "not known when" if view["eta_s"] is None else f"in {human_time(view['eta_s'])}"
-        return f"; all{but} done: {when}"
-    return f"; all{but} done" if len(view["nodes"]) > left else ""
+    all_of_them = f"all but {left}" if left else "all"
+    if not waiting:
+        return f"; {all_of_them} done" if len(view["nodes"]) > left else ""
+    if view["eta_s"] is None:
+        return f"; when {all_of_them} are done is not known"
+    return f"; {all_of_them} done in {human_time(view['eta_s'])}"
 
 
-def _table(nodes: list[dict[str, Any]], *, bars: bool) -> Table:
+def _table(nodes: list[dict[str, Any]], *, bars: bool, with_ids: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("NODE", "PEER ID", "STATUS"):
+    for head in ("NODE", *(["PEER ID"] if with_ids else []), "STATUS"):
         table.add_column(head, no_wrap=True)
     table.add_column("PROGRESS", no_wrap=True, min_width=_BAR_WIDTH if bars else None)
     table.add_column("RATE", no_wrap=True, justify="right")
@@ -96,10 +114,10 @@ def _table(nodes: list[dict[str, Any]], *, bars: bool) -> Table:
         name = node["status"]
         table.add_row(
             Text(safe(node["name"]), style="bold"),
-            short_peer(safe(node["peer_id"])),
+            *([short_peer(safe(node["peer_id"]))] if with_ids else []),
             Text(safe(name), style=_STYLES.get(name, "default")),
             _progress(node, bars=bars),
-            human_rate(node["rate"]) if node["rate"] else "",
+            f"{human_size(node['rate'])}/s" if node["rate"] else "",
             human_time(node["eta_s"]) if node["eta_s"] else "",
             Text(_why(node)),
         )
