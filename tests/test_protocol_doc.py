@@ -20,6 +20,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peatnet.blobs import ChunkTable, Database, Hash, Store
+from peatnet.models import ModelStatus
 from peatnet.net.blob_messages import (
     ChunkRequest,
     HaveReply,
@@ -32,10 +33,17 @@ from peatnet.net.blob_messages import (
 from peatnet.net.blob_server import BlobServer
 from peatnet.net.catalogue_sync import CatalogueSync
 from peatnet.net.frames import FrameStream
-from peatnet.net.gossip import PRESENCE_TOPIC, RECORDS_TOPIC
+from peatnet.net.gossip import PRESENCE_TOPIC, RECORDS_TOPIC, STATUS_TOPIC
 from peatnet.net.lanes import LANE_PROTOCOL
 from peatnet.net.lanes.messages import OK, LaneOffer, LaneRequest, NoLane, TicketFrame
 from peatnet.net.network import BLOB_PROTOCOL, CATALOGUE_PROTOCOL
+from peatnet.net.node_status import (
+    CommandOutcome,
+    CommandReport,
+    HardwareReport,
+    ModelReport,
+    NodeStatus,
+)
 from peatnet.net.presence import Presence
 from peatnet.net.standing import POINTS
 from peatnet.net.wire import PREFIX, pack_prefix
@@ -62,6 +70,32 @@ KEY = "yolov8n@8.0.0"
 SEQUENCE = 1_767_225_600_000_000
 BLOB = bytes(index % 251 for index in range(70_000))
 CHUNK_SIZE = 65_536
+STATUS = NodeStatus(
+    "pi-4",
+    ("/ip4/192.0.2.7/tcp/7411",),
+    HardwareReport(
+        os="Debian",
+        arch="aarch64",
+        cpu="BCM2711",
+        cores=4,
+        ram_mb=3796,
+        free_disk_mb=21_500,
+        execution_providers=("cpu",),
+    ),
+    (
+        ModelReport(
+            "12D3KooWA4Xop1JaT3MHxwYMkCepYsv4iPVopMXwCz5iHYdBfeSB",
+            "yolov8n",
+            "8.0.1",
+            ModelStatus.DOWNLOADING,
+            0.25,
+            wanted=True,
+            rate=900_000,
+            left_s=11,
+        ),
+    ),
+    (CommandReport("roll-out-7", "yolov8n@8.0.1", CommandOutcome.RUNNING, "downloading"),),
+)
 
 
 class Wire:
@@ -254,6 +288,7 @@ def examples() -> dict[str, bytes]:
         "digest-one": catalogue.digest(),
         "summary": pack_summaries(catalogue.summary()),
         "presence": presence.encode(),
+        "status": STATUS.encode(),
         "refusal-busy": pack_prefix(Refusal(0, "busy").header()),
         **catalogue_examples(record.envelope),
         **blob_examples(),
@@ -282,7 +317,14 @@ def test_the_examples_are_about_what_the_page_says() -> None:
     keys = KeyPair.from_seed(SEED)
     for said in (str(keys.peer_id), KEY, str(SEQUENCE), "i mod 251", f"{len(BLOB):,}"):
         assert said in text
-    for name in (RECORDS_TOPIC, PRESENCE_TOPIC, BLOB_PROTOCOL, CATALOGUE_PROTOCOL, LANE_PROTOCOL):
+    for name in (
+        RECORDS_TOPIC,
+        PRESENCE_TOPIC,
+        STATUS_TOPIC,
+        BLOB_PROTOCOL,
+        CATALOGUE_PROTOCOL,
+        LANE_PROTOCOL,
+    ):
         assert f"`{name}`" in text
     for kind in RecordType:
         assert f"`{kind.payload_type.decode()}`" in text
