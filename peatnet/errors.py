@@ -181,6 +181,20 @@ class BadModelFile(PeatnetError):
     exit_code = 30
 
 
+class DeployFailed(PeatnetError):
+    """A deployment that was waited for failed on some node."""
+
+    slug = "deploy-failed"
+    exit_code = 31
+
+
+class DeployTimeout(PeatnetError):
+    """A deployment that was waited for was not done in time; it goes on."""
+
+    slug = "deploy-timeout"
+    exit_code = 32
+
+
 def _all_classes(base: type[PeatnetError]) -> list[type[PeatnetError]]:
     found = [base]
     for child in base.__subclasses__():

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from peatnet.library import Library
     from peatnet.net.host import PeerCallback
     from peatnet.net.network import OnStatus
-    from peatnet.net.node_status import NodeStatus
+    from peatnet.net.node_status import CommandReport, NodeStatus
     from peatnet.reporting import Reporter
 
 # Changes within this time go out in one message.
@@ -169,6 +169,14 @@ class Lookout:
             await trio.sleep(WATCH_PAUSE)
             with trio.move_on_after(WATCH_EVERY - WATCH_PAUSE):
                 await changed.wait()
+
+    def outcomes(self, command_id: str) -> dict[str, CommandReport]:
+        """What became of an update command on this node and on those that are seen, by peer id."""
+        found = self._fleet.outcomes(command_id, trio.current_time())
+        for report in self._reporter.outcomes():
+            if report.command_id == command_id:
+                found[self._library.identity.peer_id] = report
+        return found
 
     def find(self, text: str) -> str:
         """The peer id of the node that a person means by a peer id or a name; this node's own, too.

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from peatnet.blobs import AddMode, Hash
+from peatnet.commanding import Commander
 from peatnet.concurrency import Feed, cancellable
-from peatnet.errors import AlreadyExists, NotFound, UsageError
+from peatnet.errors import AlreadyExists, InUse, NotFound, UsageError
+from peatnet.executor import Executor
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.keeper import Keeper
 from peatnet.library import PUBLISHING, Model
 from peatnet.lookout import Lookout
 from peatnet.publishing import fill_in, let_go, take_file
 from peatnet.records import RecordType
-from peatnet.records.bodies import Withdrawal, command_key, decode_command
+from peatnet.records.bodies import Withdrawal
 from peatnet.reporting import Reporter
 from peatnet.transfer.budget import DownloadBudget
 from peatnet.views import (
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo, GcReport, VerifyReport
     from peatnet.library import Library, Target
-    from peatnet.models import ModelManifest, ModelUpdateCommand
+    from peatnet.models import ModelManifest
     from peatnet.net.network import Network
     from peatnet.records import Record
 
@@ -66,6 +68,7 @@ class Node:
         peer_id: its peer id, which is its publisher id as well.
         fleet: the other nodes, and where models stand on them.
         reporter: what this node tells the others of itself.
+        commander: gives update commands.
     """
 
     def __init__(
@@ -90,6 +93,15 @@ class Node:
         self.fleet = Lookout(
             library, network, self.reporter, rng, self._feed.tell, silent=not lasting
         )
+        self.commander = Commander(library, self._announce, self.fleet.find)
+        self._executor = Executor(
+            library,
+            self._keeper,
+            rng,
+            tell=self.reporter.tell_outcome,
+            on_model=self._model_changed,
+        )
+        self._follows_commands = lasting and network is not None
         library.ledger.on_change.append(self._record_changed)
         if network is not None:
             network.on_peer.append(self._peer_changed)
@@ -177,33 +189,6 @@ class Node:
             RecordType.WITHDRAWAL, model.record.key, body.to_json()
         )
         await self._announce(record)
-
-    async def command(self, command: ModelUpdateCommand) -> None:
-        """Sign an update command and tell the others. What nodes do on one is theirs to decide.
-
-        Raises:
-            InvalidManifest: the command breaks a rule.
-            DiskFull, StorageError: it cannot be kept.
-        """
-        record = await self._library.ledger.sign(
-            RecordType.COMMAND,
-            command_key(command.manifest.model_id, command.command_id),
-            command.to_json(),
-        )
-        await self._announce(record)
-
-    async def commands(self) -> list[ModelUpdateCommand]:
-        """The update commands of trusted publishers, oldest first."""
-        ledger = self._library.ledger
-        records = sorted(
-            (
-                record
-                for record in ledger.catalogue.records()
-                if record.type is RecordType.COMMAND and ledger.is_trusted(str(record.publisher))
-            ),
-            key=lambda record: record.order,
-        )
-        return [decode_command(record) for record in records]
 
     async def _announce(self, record: Record) -> None:
         if self._network is not None:
@@ -359,6 +344,7 @@ class Node:
         await self._library.ledger.trust(peer_id)
         await trio.to_thread.run_sync(self._library.place_all, peer_id)
         self._keeper.wake()
+        self._executor.wake()
         self.reporter.changed()
         if self._network is not None:
             self._network.sync_with_all()
@@ -371,6 +357,7 @@ class Node:
         """
         await self._library.ledger.distrust(peer_id)
         self._keeper.wake()
+        self._executor.wake()
         self.reporter.changed()
 
     async def trust_list(self) -> list[str]:
@@ -385,7 +372,7 @@ class Node:
         It is not fetched again by itself; ``get`` brings it back.
 
         Raises:
-            InUse: it is pinned (and ``force`` is not given), or being served.
+            InUse: it is pinned or in service (and ``force`` is not given), or being served.
             NotFound: it is not here.
         """
         target = self._library.find(reference)
@@ -393,7 +380,15 @@ class Node:
         blob = target.blob if model is None else self._library.kept_as(model)
         if blob is None:
             raise NotFound(f"{reference} is not here")
+        serving = self._in_service(blob)
+        if serving and not force:
+            raise InUse(
+                f"{reference} is in service, as {', '.join(serving)}",
+                hint="deploy another one first; --force takes it out of service",
+            )
         async with self._keeper.stopped(target):
+            for slot in serving:
+                await self._library.activator.retire(slot)
             remove = partial(self._library.remove, blob, force=force)
             freed = await trio.to_thread.run_sync(remove)
         if model is not None:
@@ -456,6 +451,7 @@ class Node:
 
     def _record_changed(self, record: Record) -> None:
         self._keeper.wake()
+        self._executor.wake()
         self.reporter.changed()
         if record.type in {RecordType.MANIFEST, RecordType.WITHDRAWAL}:
             model_id, _, version = record.key.partition("@")
@@ -469,11 +465,16 @@ class Node:
     def _peer_changed(self, peer_id: str, *, connected: bool) -> None:
         if connected:
             self._keeper.wake(peers=True)
+            self._executor.wake(peers=True)
         banned = self._network is not None and peer_id in self._network.banned()
         self._feed.tell(PeerChanged(peer_id, connected, banned))
 
     def _peer_gained(self, _peer_id: str, blob: Hash) -> None:
         self._keeper.wake_for(blob)
+
+    def _in_service(self, blob: Hash) -> list[str]:
+        standings = self._library.activator.standings()
+        return [slot for slot, each in standings.items() if each.candidate.blob == blob.hex()]
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Do all that a node does by itself, until cancelled."""
@@ -481,6 +482,8 @@ class Node:
             nursery.start_soon(self._budget.run)
             await nursery.start(self._keeper.run)
             await nursery.start(self.fleet.run)
+            if self._follows_commands:
+                await nursery.start(self._executor.run)
             task_status.started()
 
 

@@ -187,6 +187,28 @@ def _tenths(seconds: float | None) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandNodeView(_View):
+    """What became of an update command on one node; ``outcome`` is None where the node has not said.
+
+    ``awaited``: it is waited for, being seen or a target.
+    """
+
+    peer_id: str
+    name: str
+    outcome: str | None
+    reason: str | None
+    awaited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CommandView(_View):
+    """What became of an update command on the nodes that it is for."""
+
+    command_id: str
+    nodes: list[CommandNodeView]
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsView(_View):
     """What a node may send and fetch, in bytes a second; None: no limit."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import trio
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from peatnet.awaiting import await_command
 from peatnet.blobs import AddMode
 from peatnet.errors import NotFound, StorageError, UsageError
 from peatnet.fetching import USUAL_PRIORITY
@@ -39,6 +40,7 @@ def _absolute(text: str) -> str:
 # It must mean the same in this process as in the one that sent it.
 _PathText = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
 _Reference = Annotated[str, Field(min_length=1, max_length=300)]
+_NodeName = Annotated[str, Field(min_length=1, max_length=128)]
 _PeerId = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -110,6 +112,32 @@ class NodeParams(Params):
     """For verbs on one node of the fleet: its name, its peer id, or the end of one."""
 
     node: Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class OrderParams(ReferenceParams):
+    """``to``: names or peer ids of nodes; none means all. ``priority``: 1 is the most urgent."""
+
+    to: list[_NodeName] = Field(default_factory=list, max_length=1024)
+    priority: int = Field(default=USUAL_PRIORITY, ge=1, le=5)
+
+
+class DeployParams(OrderParams):
+    """``load`` puts the model into service; ``rollback`` is what to go back to when that fails."""
+
+    load: bool = True
+    rollback: _Reference | None = None
+
+
+class CommandParams(Params):
+    """For verbs on one update command; the beginning of its id will do."""
+
+    command_id: _NodeName
+
+
+class AwaitParams(CommandParams):
+    """None waits for ever."""
+
+    timeout_s: float | None = Field(default=None, ge=0, le=10_000_000)
 
 
 class LimitsParams(Params):
@@ -213,6 +241,39 @@ async def _status(node: Node, params: StatusParams, emit: Emit) -> Any:
     return (await node.fleet.status(params.reference)).to_json()
 
 
+async def _deploy(node: Node, params: DeployParams, _emit: Emit) -> Any:
+    command = await node.commander.deploy(
+        params.reference,
+        to=params.to,
+        priority=params.priority,
+        load=params.load,
+        rollback=params.rollback,
+    )
+    return {"command_id": command.command_id, "model": command.manifest.key}
+
+
+async def _rollback(node: Node, params: OrderParams, _emit: Emit) -> Any:
+    command = await node.commander.rollback(
+        params.reference, to=params.to, priority=params.priority
+    )
+    return {"command_id": command.command_id, "model": command.manifest.key}
+
+
+async def _cancel(node: Node, params: CommandParams, _emit: Emit) -> Any:
+    return {"command_id": await node.commander.cancel(params.command_id)}
+
+
+async def _await_command(node: Node, params: AwaitParams, emit: Emit) -> Any:
+    command = node.commander.find(params.command_id)
+    view = await await_command(
+        node.fleet,
+        command,
+        lambda found: emit(found.to_json()),
+        timeout_s=params.timeout_s,
+    )
+    return view.to_json()
+
+
 async def _limits(node: Node, params: LimitsParams, _emit: Emit) -> Any:
     if params.model_fields_set:
         given = {name: getattr(params, name) for name in params.model_fields_set}
@@ -296,6 +357,10 @@ VERBS: dict[str, Verb[Any]] = {
     "fleet": Verb(NoParams, _fleet),
     "fleet_forget": Verb(NodeParams, _fleet_forget),
     "status": Verb(StatusParams, _status),
+    "deploy": Verb(DeployParams, _deploy),
+    "rollback": Verb(OrderParams, _rollback),
+    "cancel": Verb(CommandParams, _cancel),
+    "await_command": Verb(AwaitParams, _await_command),
     "limits": Verb(LimitsParams, _limits),
     "trust_add": Verb(PeerParams, _trust_add),
     "trust_remove": Verb(PeerParams, _trust_remove),

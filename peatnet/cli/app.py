@@ -11,6 +11,7 @@ import typer
 from peatnet import __version__
 from peatnet.cli import (
     demo,
+    deploy,
     fleet,
     gc,
     get,
@@ -60,6 +61,9 @@ app.command("models", rich_help_panel=_MODELS)(models.models)
 app.command("show", rich_help_panel=_MODELS)(show.show)
 app.command("get", rich_help_panel=_MODELS)(get.get)
 app.command("withdraw", rich_help_panel=_MODELS)(withdraw.withdraw)
+app.command("deploy", rich_help_panel=_FLEET)(deploy.deploy)
+app.command("rollback", rich_help_panel=_FLEET)(deploy.rollback)
+app.command("cancel", rich_help_panel=_FLEET)(deploy.cancel)
 app.command("fleet", rich_help_panel=_FLEET)(fleet.fleet)
 app.command("status", rich_help_panel=_FLEET)(status.status)
 app.command("init", rich_help_panel=_NODE)(init.init)

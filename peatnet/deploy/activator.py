@@ -186,6 +186,22 @@ class Activator:
             await trio.to_thread.run_sync(self._set_right)
         return outcomes
 
+    async def finish(self, model_id: str, command: str) -> Outcome | None:
+        """How a command's activation ended that an earlier run of the node may have begun; it is finished now.
+
+        Cancellation: as for `activate`.
+
+        Returns:
+            None: it had not begun, or another one of the same slot came after it.
+
+        Raises:
+            StorageError, DiskFull: as for `activate`.
+        """
+        async with self._turn:
+            await self._finish_pending()
+            done = await trio.to_thread.run_sync(self._table.outcome, model_id)
+        return done[1] if done is not None and done[0] == command else None
+
     async def cancel(self, model_id: str, command: str | None = None) -> bool:
         """Give up putting a model into service: its loader is ended, and the node goes back as after a failure.
 

@@ -1,0 +1,395 @@
+"""The executor: carries out update commands on this node, each once, also over restarts.
+
+``deploy.orders`` says which commands are to be followed, from the catalogue and from what has ended here; each that is
+gets a task. A task waits for the model's manifest, has the keeper fetch the model, and has the activator put it into
+service. All that matters is on disk: the commands are in the catalogue, how far they are is in ``OrderTable``, an
+activation that has begun is the activator's. So a node that was killed begins each task again, and what was done is found
+done. A command that is not to be followed any more is let go while it is being fetched; once it is being put into
+service, that is carried to its end, unless its publisher has canceled it.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from peatnet.concurrency import Stirring
+from peatnet.deploy.activator import CANCELED
+from peatnet.deploy.hardware import shortfalls
+from peatnet.deploy.orders import Decision, Directive, Judgment, judge
+from peatnet.errors import PeatnetError
+from peatnet.log import get_logger
+from peatnet.models import ModelStatus
+from peatnet.net.node_status import CommandOutcome, CommandReport
+from peatnet.order_table import OrderEntry, OrderState, OrderTable
+from peatnet.ordered import NO_MANIFEST, Ordered, explain
+from peatnet.records import RecordType, decode_command
+from peatnet.views import SourceChoice
+
+if TYPE_CHECKING:
+    # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
+    import random
+    from collections.abc import AsyncIterator, Callable
+
+    from trio_typing import TaskStatus
+
+    from peatnet.deploy.activation import Outcome
+    from peatnet.keeper import Keeper
+    from peatnet.library import Library, Model
+    from peatnet.models import ModelManifest, ModelUpdateCommand
+    from peatnet.ordered import OrderedModel
+    from peatnet.records import Record
+
+# After a fetch that failed: the first wait, and the longest. A peer that comes shortens all but the first.
+FIRST_RETRY: Final = 2.0
+LONGEST_RETRY: Final = 300.0
+# Refusals of untrusted publishers' commands that are told to others: anybody can sign some.
+UNTRUSTED_TOLD: Final = 4
+
+_REPORTED: Final = {
+    OrderState.BEGUN: CommandOutcome.WAITING,
+    OrderState.ACTIVATING: CommandOutcome.RUNNING,
+    OrderState.DONE: CommandOutcome.DONE,
+    OrderState.FAILED: CommandOutcome.FAILED,
+    OrderState.CANCELED: CommandOutcome.CANCELED,
+}
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One command that is being carried out."""
+
+    directive: Directive
+    command: ModelUpdateCommand
+    entry: OrderEntry
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    stirring: Stirring = field(default_factory=Stirring)
+    activating: bool = False
+    told: tuple[CommandOutcome, str] | None = None
+
+
+class Executor:
+    """Update commands for one node.
+
+    Args:
+        library: the node's models, what it has heard, and what is in service.
+        keeper: fetches.
+        rng: spreads retries.
+        tell: called with how far a command is.
+        on_model: called with a model whose state has changed.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        keeper: Keeper,
+        rng: random.Random,
+        *,
+        tell: Callable[[CommandReport], None],
+        on_model: Callable[[Model], None],
+    ) -> None:
+        self._library = library
+        self._keeper = keeper
+        self._rng = rng
+        self._tell = tell
+        self._on_model = on_model
+        self._ordered = Ordered(library)
+        self._table = OrderTable(library.database)
+        self._runs: dict[Directive, _Run] = {}
+        self._directives: dict[bytes, Directive] = {}  # by record id: bodies are read once
+        self._judged: dict[Directive, Judgment] = {}
+        self._untrusted_told = 0
+        self._wake = trio.Event()
+        # Held while something is put into service: until then, a command can be let go.
+        self._turn = trio.Lock()
+
+    def wake(self, *, peers: bool = False) -> None:
+        """Something changed that may matter: a record, trust, or (``peers``) who is there to ask."""
+        self._wake.set()
+        for run in self._runs.values() if peers else ():
+            run.stirring.stir()
+
+    def entries(self) -> list[OrderEntry]:
+        """What became of the commands that were followed here, oldest first."""
+        return self._table.entries()
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Finish what was interrupted, and follow commands, until cancelled."""
+        # Asking the drivers may take a second.
+        await trio.to_thread.run_sync(self._keeper.hardware.lasting)
+        for entry in self._table.entries():
+            self._report(entry)
+        first = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._recover)
+            task_status.started()
+            while True:
+                self._wake = trio.Event()
+                await self._look(nursery, first=first)
+                first = False
+                await self._wake.wait()
+
+    async def _recover(self) -> None:
+        async with self._turn:
+            try:
+                await self._library.activator.recover()
+                await trio.to_thread.run_sync(self._tidy)
+            except PeatnetError as exc:
+                log.error("models in service not restored", error=exc.message)  # noqa: TRY400  # no bug
+
+    def _tidy(self) -> None:
+        self._library.tidy_names()
+        self._ordered.tidy()
+
+    # Deciding
+
+    async def _look(self, nursery: trio.Nursery, *, first: bool) -> None:
+        """Begin what is to be done, and let go of what is not any more."""
+        judged = judge(
+            self._heard(),
+            node_id=self._library.identity.peer_id,
+            marks=self._table.marks(),
+            is_trusted=self._library.ledger.is_trusted,
+            shortfalls=self._shortfalls,
+        )
+        canceled = {item.name for item in judged if item.command is None}
+        self._tell_judged(judged, quiet=first)
+        for run in list(self._runs.values()):
+            judgment = judged.get(run.directive)
+            if judgment is not None and judgment.decision is Decision.FOLLOW:
+                continue
+            if not run.activating:
+                run.scope.cancel()
+            elif run.directive.name in canceled:
+                await self._cancel(run.entry)
+        running = {run.directive.name for run in self._runs.values()}
+        for item, judgment in judged.items():
+            if item.name in running:
+                continue  # perhaps its last version, which is ending
+            if item.command is not None and judgment.decision is Decision.FOLLOW:
+                self._begin(nursery, item, item.command)
+            elif item.command is None:
+                await self._settle_canceled(item)
+
+    def _shortfalls(self, manifest: ModelManifest) -> list[str]:
+        # Of the disk the store judges, when the model is fetched: it may be here, and room may be made.
+        return shortfalls(manifest, self._keeper.hardware.lasting(), missing_bytes=0)
+
+    def _heard(self) -> list[Directive]:
+        """The commands and cancellations in the catalogue."""
+        records = self._library.ledger.catalogue.commands()
+        known = self._directives
+        self._directives = {
+            record.id: known.get(record.id) or directive_of(record) for record in records
+        }
+        return list(self._directives.values())
+
+    def _tell_judged(self, judged: dict[Directive, Judgment], *, quiet: bool) -> None:
+        """Log what is new, once, and tell the others why a command for this node is not followed."""
+        for item, judgment in judged.items():
+            if self._judged.get(item) == judgment:
+                continue
+            # What was followed here has been told of; an old one that is heard for the first time is news.
+            done = judgment.decision in {Decision.FINISHED, Decision.OLDER}
+            dull = judgment.decision is Decision.ELSEWHERE or (done and item in self._judged)
+            note = log.debug if quiet or dull else log.info
+            note(
+                "command",
+                model=item.model_id,
+                command=item.command_id,
+                by=item.publisher,
+                decision=judgment.decision.value,
+                reason=judgment.reason,
+            )
+            self._refuse(item, judgment)
+        self._judged = judged
+
+    def _refuse(self, item: Directive, judgment: Judgment) -> None:
+        refusing = {Decision.UNFIT, Decision.SUPERSEDED, Decision.UNTRUSTED}
+        if item.command is None or judgment.decision not in refusing:
+            return
+        if judgment.decision is Decision.UNTRUSTED:
+            self._untrusted_told += 1
+            if self._untrusted_told > UNTRUSTED_TOLD:
+                return
+        model = item.command.manifest.key
+        refused = CommandOutcome.REFUSED
+        self._tell(CommandReport(item.command_id, model, refused, judgment.reason))
+
+    # Canceling
+
+    async def _cancel(self, entry: OrderEntry) -> bool:
+        """Stop putting into service what a command ordered; False where that had not begun, or has ended."""
+        try:
+            return await self._library.activator.cancel(entry.model_id, entry.order[1].hex())
+        except PeatnetError as exc:
+            log.error("command not canceled", command=entry.command_id, error=exc.message)  # noqa: TRY400  # no bug
+            return False
+
+    async def _settle_canceled(self, item: Directive) -> None:
+        """A canceled command that no task carries out, perhaps since the node was away: it has come to an end."""
+        entry = self._table.get(item)
+        if entry is None or entry.state not in {OrderState.BEGUN, OrderState.ACTIVATING}:
+            return
+        stopped = await self._cancel(entry)
+        late = entry.state is OrderState.ACTIVATING and not stopped
+        await self._end(entry, OrderState.DONE if late else OrderState.CANCELED)
+
+    # Carrying out
+
+    def _begin(self, nursery: trio.Nursery, item: Directive, command: ModelUpdateCommand) -> None:
+        entry = OrderEntry(*item.name, command.manifest.version, item.order, OrderState.BEGUN)
+        known = self._table.get(item)
+        if known is not None and known.order == item.order:
+            entry = known
+        run = self._runs[item] = _Run(item, command, entry)
+        nursery.start_soon(self._carry_out, run)
+
+    async def _carry_out(self, run: _Run) -> None:
+        try:
+            with run.scope:
+                await self._follow(run)
+        finally:
+            del self._runs[run.directive]
+            self._wake.set()
+
+    async def _follow(self, run: _Run) -> None:
+        """Take a command to its end."""
+        failures = 0
+        while True:
+            stirred, heard = run.stirring.event, self._wake
+            try:
+                if await self._was_activated(run):
+                    return
+                ordered = self._ordered.find(run.directive.publisher, run.command)
+                if ordered is None:
+                    self._tell_run(run, CommandOutcome.WAITING, NO_MANIFEST)
+                    await heard.wait()  # a record will tell
+                    continue
+                await self._attempt(run, ordered)
+            except PeatnetError as exc:
+                log.warning("command not done yet", command=run.entry.command_id, error=exc.message)
+                reason = f"transfer failed: {exc.message}; it will be tried again"
+                self._tell_run(run, CommandOutcome.WAITING, reason)
+            else:
+                return
+            delay = FIRST_RETRY * 2.0 ** min(failures, 8)
+            failures += 1
+            await trio.sleep(FIRST_RETRY * self._rng.uniform(0.5, 1.0))
+            with trio.move_on_after(min(LONGEST_RETRY, delay) * self._rng.uniform(0.75, 1.25)):
+                await stirred.wait()
+
+    async def _was_activated(self, run: _Run) -> bool:
+        """Whether an earlier run of the node began to put the model into service, and how that ended.
+
+        Raises:
+            DiskFull, StorageError: it cannot be written down.
+        """
+        if run.entry.state is OrderState.BEGUN and self._table.get(run.directive) != run.entry:
+            run.entry = await self._end(run.entry, OrderState.BEGUN)
+        if run.entry.state is not OrderState.ACTIVATING:
+            return False
+        async with self._activating(run):
+            activator = self._library.activator
+            outcome = await activator.finish(run.entry.model_id, run.entry.order[1].hex())
+            if outcome is not None:
+                await self._settle(run, outcome)
+        return outcome is not None
+
+    async def _attempt(self, run: _Run, ordered: OrderedModel) -> None:
+        """Fetch the model and put it into service.
+
+        Raises:
+            PeatnetError: the model cannot be had, or the disk refused something.
+        """
+        command, model = run.command, ordered.model
+        self._tell_run(run, CommandOutcome.RUNNING)
+        info = self._ordered.ready(model)
+        if info is None:
+            try:
+                info, _ = await self._keeper.get(
+                    ordered.target, SourceChoice.ANY, None, priority=command.priority, noted=False
+                )
+            except PeatnetError as exc:
+                final = self._ordered.final(ordered, exc)
+                if final is None:
+                    raise
+                await self._end(run.entry, OrderState.FAILED, final)
+                return
+            await trio.to_thread.run_sync(self._library.set_ready, model, info)
+            self._on_model(model)
+        if not command.auto_load:
+            await self._end(run.entry, OrderState.DONE)
+            return
+        async with self._activating(run):
+            wanted = await trio.to_thread.run_sync(self._ordered.candidate, model, info)
+            rollback = await trio.to_thread.run_sync(self._ordered.rollback, command)
+            run.entry = await self._end(run.entry, OrderState.ACTIVATING)
+            outcome = await self._library.activator.activate(
+                wanted, rollback, command=run.entry.order[1].hex()
+            )
+            await self._settle(run, outcome)
+            await trio.to_thread.run_sync(self._tidy)
+        self._on_model(model)
+
+    @asynccontextmanager
+    async def _activating(self, run: _Run) -> AsyncIterator[None]:
+        """One at a time; and from here on the command is not let go by its scope."""
+        async with self._turn:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            run.activating = True
+            try:
+                yield
+            finally:
+                run.activating = False
+
+    async def _settle(self, run: _Run, outcome: Outcome) -> None:
+        if outcome.status is not ModelStatus.FAILED:
+            await self._end(run.entry, OrderState.DONE)
+        elif outcome.reason == CANCELED:
+            await self._end(run.entry, OrderState.CANCELED)
+        else:
+            await self._end(run.entry, OrderState.FAILED, explain(outcome))
+
+    async def _end(self, entry: OrderEntry, state: OrderState, reason: str = "") -> OrderEntry:
+        """Note on disk what a command has come to, and tell of it."""
+        with trio.CancelScope(shield=True):
+            ended = await trio.to_thread.run_sync(self._table.end, entry, state, reason)
+        log.info(
+            "command is now",
+            state=state.value,
+            command=entry.command_id,
+            model=entry.model_id,
+            reason=reason,
+        )
+        self._report(ended)
+        return ended
+
+    def _report(self, entry: OrderEntry) -> None:
+        self._tell(
+            CommandReport(
+                entry.command_id,
+                f"{entry.model_id}@{entry.version}",
+                _REPORTED[entry.state],
+                entry.reason,
+            )
+        )
+
+    def _tell_run(self, run: _Run, outcome: CommandOutcome, reason: str = "") -> None:
+        if run.told != (outcome, reason):
+            run.told = outcome, reason
+            entry = run.entry
+            model = f"{entry.model_id}@{entry.version}"
+            self._tell(CommandReport(entry.command_id, model, outcome, reason))
+
+
+def directive_of(record: Record) -> Directive:
+    """A record of kind command, as ``deploy.orders`` wants it."""
+    command = decode_command(record) if record.type is RecordType.COMMAND else None
+    command_id = record.key.partition("/")[2]
+    return Directive(str(record.publisher), record.order, record.model_id, command_id, command)

@@ -1,0 +1,222 @@
+"""Deployments between real nodes: to all, to some, not where it does not fit, and back where it fails."""
+
+from __future__ import annotations
+
+import filecmp
+from typing import TYPE_CHECKING
+
+import pytest
+from support.deploying import (
+    Loader,
+    current,
+    outcome,
+    state_of,
+    wait_loaded,
+    wait_outcome,
+    with_loader,
+)
+from support.files import MIB, make_model
+from support.nodes import finish
+from support.waiting import wait_until
+
+from peatnet.errors import (
+    Ambiguous,
+    DeployFailed,
+    DeployTimeout,
+    InUse,
+    NotFound,
+    UntrustedPublisher,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.nodes import Cluster, Node
+
+SIZE = 2 * MIB + 77
+NEEDS = {
+    "min_vram_mb": 0,
+    "recommended_vram_mb": 0,
+    "min_ram_mb": 4096,
+    "execution_providers": ["cpu"],
+    "architectures": ["x86_64", "aarch64"],
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        version: make_model(folder / f"m-{version}.safetensors", SIZE, seed)
+        for seed, version in enumerate(("1", "2", "3"))
+    }
+
+
+class Fleet:
+    """A node that gives orders, and some that follow them, each with a loader."""
+
+    def __init__(
+        self, cluster: Cluster, names: list[str], tables: dict[str, str] | None = None
+    ) -> None:
+        self.head = cluster.node("head")
+        self.loaders = {"head": with_loader(self.head)}
+        self.head.up("--fetch", "none")
+        self.nodes: dict[str, Node] = {}
+        for name in names:
+            node = self.nodes[name] = cluster.node(name)
+            self.loaders[name] = with_loader(node, (tables or {}).get(name, ""))
+            self.up(name, ready=False)
+        for node in self.nodes.values():
+            node.wait_ready()
+            node.wait_connected(self.head)
+
+    def up(self, name: str, *, ready: bool = True) -> None:
+        options = ("--peer", self.head.addr, "--trust", self.head.peer_id, "--name", name)
+        self.nodes[name].up(*options, "--fetch", "none", ready=ready)
+
+    def publish(self, files: dict[str, Path], *versions: str, model_id: str = "m") -> None:
+        for version in versions:
+            self.head.json("publish", files[version], "--id", model_id, "--version", version)
+
+    def order(self, *words: str) -> str:
+        command_id: str = self.head.json(*words)["command_id"]
+        return command_id
+
+
+def test_to_all_and_back(cluster: Cluster, files: dict[str, Path]) -> None:
+    fleet = Fleet(cluster, ["one", "two"])
+    everybody = [fleet.head, *fleet.nodes.values()]
+    fleet.publish(files, "1", "2")
+    for version in ("1", "2"):
+        done = fleet.head.json("deploy", f"m@{version}", "--wait", "--timeout", "60")
+        assert {each["outcome"] for each in done["nodes"]} == {"done"}
+        assert len(done["nodes"]) == 3
+        for node in everybody:
+            wait_loaded(node, f"m@{version}")
+            link = current(node)
+            assert link is not None
+            assert filecmp.cmp(link, files[version], shallow=False)
+    assert state_of(fleet.nodes["one"], "m@1") == ("ready", False)
+    rolled = fleet.head.json("rollback", "m", "--wait", "--timeout", "60")
+    assert {each["outcome"] for each in rolled["nodes"]} == {"done"}
+    for name, loader in fleet.loaders.items():
+        assert loader.started() == ["m@1", "m@2", "m@1"], name
+    human = fleet.head.run("models").ok().out
+    assert "loaded" in human
+
+    # What is in service is not removed by the way.
+    one = fleet.nodes["one"]
+    one.run("rm", "m@1").failed(InUse)
+    one.run("rm", "m@1", "--force").ok()
+    assert current(one) is None
+    assert state_of(one, "m@1") == ("available", False)
+
+
+def test_to_two_of_four_and_a_node_that_was_off(cluster: Cluster, files: dict[str, Path]) -> None:
+    fleet = Fleet(cluster, ["one", "two", "three"])
+    fleet.publish(files, "1")
+    one, two, three = fleet.nodes.values()
+    wait_until(lambda: len(fleet.head.call("fleet")) == 4, what="the head to know all")
+    two.stop()
+    command = fleet.order("deploy", "m", "--to", "one", "--to", two.peer_id)
+    wait_loaded(one, "m@1")
+    fleet.up("two")
+    wait_loaded(two, "m@1")
+    for other in (fleet.head, three):
+        assert outcome(other, command) is None
+        assert current(other) is None
+    assert fleet.loaders["three"].started() == []
+    fleet.head.run("deploy", "m", "--to", "four").failed(NotFound)
+
+
+def test_too_little_ram_and_a_loader_that_fails_on_one(
+    cluster: Cluster, files: dict[str, Path]
+) -> None:
+    fleet = Fleet(cluster, ["small", "large"], {"small": "[hardware]\nram_mb = 512\n"})
+    small, large = fleet.nodes.values()
+    fleet.publish(files, "1")
+    fleet.head.json("deploy", "m@1", "--wait", "--timeout", "60")
+    needy = files["2"].with_suffix(".json")
+    needy.write_text(__import__("json").dumps({"requirements": NEEDS}))
+    for version in ("2", "3"):
+        words = ("publish", files[version], "--id", "m", "--version", version)
+        fleet.head.json(*words, "--manifest", needy)
+
+    # All but the one that is too small have the second version; it keeps the first.
+    done = fleet.head.json("deploy", "m@2", "--wait", "--timeout", "60")
+    outcomes = {each["name"]: each["outcome"] for each in done["nodes"]}
+    assert outcomes["small"] == "refused"
+    assert outcomes["large"] == "done"
+    (row,) = [each for each in done["nodes"] if each["name"] == "small"]
+    assert "too little RAM" in row["reason"]
+    assert state_of(small, "m@1") == ("loaded", True)
+    assert (state_of(small, "m@2") or [""])[0] == "available"
+    wait_loaded(large, "m@2")
+
+    # The third one fails on one node, which goes back, while the others go on.
+    fleet.loaders["large"].fails("3")
+    failed = fleet.head.run("deploy", "m@3", "--wait", "--timeout", "60", "--json")
+    failed.failed(DeployFailed)
+    assert "no room for 3" in failed.err
+    wait_loaded(fleet.head, "m@3")
+    assert state_of(large, "m@2") == ("loaded", True)
+    link = current(large)
+    assert link is not None
+    assert filecmp.cmp(link, files["2"], shallow=False)
+    assert fleet.loaders["large"].started() == ["m@1", "m@2", "m@3", "m@2"]
+    status = {node["name"]: node for node in fleet.head.call("status", reference="m@3")["nodes"]}
+    assert status["large"]["status"] == "failed"
+    assert "load failed" in status["large"]["reason"]
+    assert "no room for 3" in status["large"]["reason"]
+    assert "m@2 is in service" in status["large"]["reason"]
+    assert "too little RAM" in status["small"]["reason"]
+
+
+def test_cancel_stops_what_has_not_finished(cluster: Cluster, files: dict[str, Path]) -> None:
+    fleet = Fleet(cluster, ["one", "two"])
+    one, two = fleet.nodes.values()
+    fleet.publish(files, "1", "2")
+    fleet.head.json("deploy", "m@1", "--wait", "--timeout", "60")
+    fleet.loaders["one"].hold()
+    command = fleet.order("deploy", "m@2", "--to", one.peer_id, "--to", two.peer_id)
+    wait_loaded(two, "m@2")
+    wait_until(lambda: fleet.loaders["one"].started()[-1] == "m@2", what="the load to begin")
+    fleet.head.run("deploy", "m", "--wait", "--timeout", "0.1").failed(DeployTimeout)
+    later = fleet.head.call("fleet")[0]["commands"][0]["command_id"]
+    fleet.head.json("cancel", later)
+    assert fleet.head.json("cancel", command[:8]) == {"command_id": command}
+    fleet.loaders["one"].release()
+    wait_outcome(one, command, "canceled")
+    wait_loaded(one, "m@1")
+    assert outcome(two, command) == ("done", None)
+    wait_loaded(two, "m@2")
+    fleet.head.run("cancel", command[:3]).failed(UsageError)
+    fleet.head.run("cancel", "abcdefgh").failed(NotFound)
+    two.run("cancel", command).failed(UsageError)
+    fleet.head.run("deploy", "m", "--to", "nobody").failed(NotFound)
+    fleet.head.run("deploy", "m", "--timeout", "3").failed(UsageError)
+
+
+def test_no_load_fetches_only(cluster: Cluster, files: dict[str, Path]) -> None:
+    fleet = Fleet(cluster, ["one"])
+    fleet.publish(files, "1")
+    fleet.head.json("deploy", "m", "--no-load", "--to", "one", "--wait", "--timeout", "60")
+    assert state_of(fleet.nodes["one"], "m@1") == ("ready", False)
+    assert current(fleet.nodes["one"]) is None
+    fleet.nodes["one"].run("rollback", "m").failed(NotFound)
+
+
+def test_without_a_node_a_command_is_signed_and_told_later(
+    cluster: Cluster, files: dict[str, Path]
+) -> None:
+    head, one = cluster.node("head"), cluster.node("one")
+    with_loader(one)
+    head.json("publish", files["1"], "--id", "m")
+    head.run("deploy", "m", "--wait").failed(UsageError)
+    command = head.json("deploy", "m")["command_id"]
+    head.up()
+    one.up("--peer", head.addr, "--trust", head.peer_id, "--fetch", "none")
+    wait_loaded(one, "m@1.0.0")
+    assert outcome(one, command) == ("done", None)
+    one.trust = None  # type: ignore[attr-defined]
