@@ -107,13 +107,13 @@ def test_chunks_that_no_peer_has_left_come_from_the_origin_once_or_twice(
     cluster: Cluster, model: Path
 ) -> None:
     with FileServer(model.read_bytes(), rate=1e6) as server:
-        publisher = cluster.node("publisher").configure(upload_limit="1MB/s")
+        publisher = cluster.node("publisher").configure(upload_limit="128KiB/s")
         publisher.up()
         follow = ("--peer", publisher.addr, "--trust", publisher.peer_id, "--fetch", "all")
-        hub = cluster.node("n0").configure(http_fallback_after_s=1.0).up(*follow)
+        hub = cluster.node("n0").configure(http_fallback_after_s=8.0).up(*follow)
         nodes = [hub]
         for number in range(1, FLEET):
-            node = cluster.node(f"n{number}").configure(http_fallback_after_s=1.0)
+            node = cluster.node(f"n{number}").configure(http_fallback_after_s=8.0)
             nodes.append(node.up(*follow, "--peer", hub.addr, ready=False))
         for node in nodes:
             node.wait_ready()
