@@ -77,11 +77,12 @@ def _picture(
 
 def _summary(view: dict[str, Any]) -> Text:
     text = Text(safe(f"{view['model_id']}@{view['version']}"), style="bold")
-    text.append(f"  {len(view['nodes'])} nodes: ", style="not bold")
+    count = len(view["nodes"])
+    text.append(f"  {count} node{'' if count == 1 else 's'}: ", style="not bold")
     counted = [(name, count) for name, count in view["counts"].items() if count]
-    for index, (name, count) in enumerate(counted):
+    for index, (name, number) in enumerate(counted):
         text.append(", " if index else "", style="not bold")
-        text.append(f"{count} {safe(name)}", style=f"not bold {_STYLES.get(name, 'default')}")
+        text.append(f"{number} {safe(name)}", style=f"not bold {_STYLES.get(name, 'default')}")
     text.append(_outlook(view), style="not bold")
     return text
 
