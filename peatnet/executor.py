@@ -25,7 +25,7 @@ from peatnet.log import get_logger
 from peatnet.models import ModelStatus
 from peatnet.net.node_status import CommandOutcome, CommandReport
 from peatnet.order_table import OrderEntry, OrderState, OrderTable
-from peatnet.ordered import NO_MANIFEST, Ordered, explain
+from peatnet.ordered import NO_MANIFEST, REMOVED, Ordered, explain
 from peatnet.records import RecordType, decode_command
 from peatnet.views import SourceChoice
 
@@ -70,6 +70,7 @@ class _Run:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     stirring: Stirring = field(default_factory=Stirring)
     activating: bool = False
+    removed: bool | None = None  # whether the model had been removed by hand before
     told: tuple[CommandOutcome, str] | None = None
 
 
@@ -271,6 +272,11 @@ class Executor:
                     self._tell_run(run, CommandOutcome.WAITING, NO_MANIFEST)
                     await heard.wait()  # a record will tell
                     continue
+                if run.removed is None:
+                    run.removed = ordered.removed
+                if ordered.removed and not run.removed:
+                    await self._end(run.entry, OrderState.FAILED, REMOVED)
+                    return
                 await self._attempt(run, ordered)
             except PeatnetError as exc:
                 log.warning("command not done yet", command=run.entry.command_id, error=exc.message)

@@ -88,8 +88,6 @@ class Ordered:
     def final(self, ordered: OrderedModel, error: PeatnetError) -> str | None:
         """Why a fetch that failed need not be tried again; None: it may go well the next time. Costs no disk."""
         state = self._library.state(ordered.model)
-        if state.removed and not ordered.removed:
-            return REMOVED
         hopeless = state.failed and state.tried == ordered.model.record.id
         if isinstance(error, IntegrityError) and hopeless:
             return f"transfer failed: {error.message}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +10,7 @@ from node_kit import OTHERS, THEM, MemoryPeer, World, file_of, hash_of, signed, 
 from support.waiting import until
 
 from peatnet.config import FetchPolicy, HardwareConfig
-from peatnet.deploy.activation import Candidate
+from peatnet.loader_settings import LoaderSettings
 from peatnet.models import ModelStatus
 from peatnet.net.node_status import (
     MAX_MODELS,
@@ -53,7 +52,8 @@ async def test_a_model_comes_and_is_ready_and_loaded(tmp_path: Path) -> None:
     path, gate = file_of(tmp_path), trio.Event()
     peer = MemoryPeer("peer", gate=gate)
     peer.add(path)
-    async with world(tmp_path / "here", peer) as here:
+    loaders = {"m": LoaderSettings(command=("true",))}
+    async with world(tmp_path / "here", peer, loaders=loaders) as here:
         reporter = reporter_of(here)
         await here.hear(signed(path, "m"))
         await until(lambda: here.keeper.is_fetching)
@@ -65,8 +65,9 @@ async def test_a_model_comes_and_is_ready_and_loaded(tmp_path: Path) -> None:
         ready = await model_of(reporter)
         assert (ready.status, ready.progress) == (ModelStatus.READY, 1.0)
         assert ready.publisher == str(THEM.peer_id)
-        candidate = Candidate(ready.publisher, "m", "1.0.0", "custom", "onnx", "path")
-        reporter.loaded = lambda: [candidate, replace(candidate, model_id="other")]
+        model, activator = here.model("m"), here.library.activator
+        candidate = activator.candidate(model.publisher, model.manifest, path)
+        await activator.activate(candidate)
         assert (await model_of(reporter)).status is ModelStatus.LOADED
 
 
