@@ -6,7 +6,8 @@ What is real: `Swarm` decides for each downloader, `Uploads` and `Spread` for ea
   starts when the sender's uplink is free, and is there when both it and the receiver's downlink have carried it. Until then
   it counts as on its way in the sender's upload window; what waits in the receiver's queue does not keep the
   sender's uplink busy. Framing and lost packets are not modeled: take 6 % off the rates for TCP/IP.
-- Messages take `latency` and no bandwidth: a request takes it twice, for the way back of the chunk as well.
+- Messages take `latency` and no bandwidth: a request takes it twice, for the way back of the chunk as well (with queued links,
+  the chunk does).
 - A request that has been sent cannot be called back; what comes twice has cost its bandwidth twice.
 - A node tells its neighbors what it gained `announce` seconds after it last did, at once when it was quiet for `QUIET`.
 
@@ -161,7 +162,8 @@ class Fleet:
             None  # told of each chunk that leaves the source for good
         )
         self._settings = settings or SwarmSettings()
-        self._latency = latency
+        self._fair = fair
+        self.latency = latency
         self._announce = announce
         self._pipeline = pipeline
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -269,14 +271,15 @@ class Fleet:
     def _tell(self, node: Node, event: Event) -> None:
         swarm = node.swarm
         assert swarm is not None
-        for action in swarm.handle(event, self.now):
+        actions = swarm.handle(event, self.now)
+        for action in actions:
             if isinstance(action, Request):
                 source = node.neighbors[action.source]
-                self._serial += 1
-                at = self.now + 2 * self._latency
-                heapq.heappush(
-                    self._agenda, (at, self._serial, self._asked, (source, node, action.index))
-                )
+                if self._fair:
+                    at = self.now + 2 * self.latency
+                    self.at(at, self._asked, source, node, action.index)
+                else:
+                    self._asked(source, node, action.index)  # the links add the latency
             elif isinstance(action, Done):
                 node.complete = True
                 node.done_at = self.now
@@ -287,6 +290,8 @@ class Fleet:
                 other = node.neighbors[action.source]
                 other.spread.left(BLOB, node.name)
                 self.at(self.now + REJOIN, self._again, node, other)
+        if event.__class__ is SourceGained and not actions:
+            return  # deadlines are what they were
         wakeup = swarm.next_wakeup()
         if wakeup is not None and wakeup < node.wake_at:
             node.wake_at = wakeup
@@ -315,7 +320,7 @@ class Fleet:
             node.announce_at = (
                 self.now if quiet else max(self.now, node.announced_at + self._announce)
             )
-            self.at(node.announce_at + self._latency, self._announced, node)
+            self.at(node.announce_at + self.latency, self._announced, node)
 
     def _announced(self, node: Node) -> None:
         fresh, node.fresh = node.fresh, []

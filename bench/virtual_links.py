@@ -30,7 +30,9 @@ class QueuedLinks:
         up = source.up_free = begin + job.size / source.up
         down = max(begin, node.down_free)
         down = node.down_free = down + job.size / node.down
-        fleet.at(max(down, up), fleet.sent, source, node, index, job, source.uploads)
+        fleet.at(
+            max(down, up) + 2 * fleet.latency, fleet.sent, source, node, index, job, source.uploads
+        )
 
 
 class _Flow:

@@ -44,6 +44,7 @@ class Board:
         self.requests_out = 0
         self.requests_in_vain = 0
         self.doubled = 0
+        self.risked = 0  # chunks that came while two were asked: they may come again
         self.slow_from = math.inf  # a peer is slow whose chunk time is above
         self._typical = math.nan  # chunk time over all that peers deliver
         self._slow_factor = settings.slow_factor
@@ -152,7 +153,9 @@ class Board:
             self.wanted.discard(index)
             return []
         self.overdue.pop(index, None)
-        self.doubled -= len(askers) - 1
+        if len(askers) > 1:
+            self.doubled -= 1
+            self.risked += 1
         self.requests_out -= len(askers)
         for source in askers:
             del source.out[index]

@@ -295,7 +295,7 @@ class Swarm(Books):
     # 2. What is overdue.
 
     def _expire(self, now: float) -> None:
-        if self._timers.soonest() > now:
+        if not self._timers.may_be_due(now):
             return
         for source, index, ask in self._timers.due(now):
             if not ask.late and now < ask.deadline:

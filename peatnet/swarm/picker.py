@@ -19,7 +19,8 @@ the best guess is that each of its requests takes as long again as it has been o
 takes from the ends of long queues first, and does not double what is just about to arrive.
 
 A request cannot be called back from a peer that has it, so every chunk that is asked twice may come twice. `spare`
-bounds that: so many chunks may have come twice, or be asked twice, at any time.
+bounds that: no more chunks than so many have come twice, or may yet, or are asked twice. Sources that failed to answer
+do not count: what they were asked for will hardly come.
 """
 
 from __future__ import annotations
@@ -200,15 +201,19 @@ class Picker:
 
     def _may_double(self) -> bool:
         twice = self._ledger.duplicates // self._ledger.chunk_size
-        return twice + self._board.doubled < self._spare
+        return max(twice, self._board.risked) + self._board.doubled < self._spare
 
     def _overdue(self, source: Source) -> int | None:
         """A chunk that is overdue elsewhere and that this source could deliver."""
-        in_trouble = source.strikes or source.pace.chunk_time > self._board.slow_from
-        if in_trouble or not self._may_double():
+        board, may_double = self._board, self._may_double()
+        if source.strikes or source.pace.chunk_time > board.slow_from:
             return None
-        for index in self._board.overdue:
-            if index not in source.out and self.can_serve(source, index):
+        for index in board.overdue:
+            if (
+                index not in source.out
+                and (may_double or board.asked[index][0].strikes)
+                and self.can_serve(source, index)
+            ):
                 return index
         return None
 
@@ -218,12 +223,11 @@ class Picker:
         One chunk of each queue is looked at: the last, which waits longest while all goes well, or the first,
         which waited longest, once the queue stalled.
         """
-        if not self._may_double():
-            return None
+        may_double = self._may_double()
         best: int | None = None
         ready = longest = source.ready_in()
         for other in self._board.living.values():
-            if other is source or not other.out:
+            if other is source or not other.out or not (may_double or other.strikes):
                 continue
             queue = other.out
             step = other.pace.chunk_time

@@ -41,7 +41,7 @@ class SwarmSettings:
 
     tiers: frozenset[Tier] = frozenset(Tier)
     fallback_after: float = 5.0
-    timeout_min: float = 10.0
+    timeout_min: float = 5.0
     timeout_max: float = 60.0
     timeout_first: float = 15.0
     timeout_slack: float = 6.0

@@ -29,6 +29,10 @@ class Timers:
         """Look at this request at `deadline`."""
         heapq.heappush(self._heap, (deadline, next(self._serial), source, index, ask))
 
+    def may_be_due(self, now: float) -> bool:
+        """Whether the time of anything has come, answered or not; cheap."""
+        return bool(self._heap) and self._heap[0][0] <= now
+
     def due(self, now: float) -> Iterator[tuple[Source, int, Ask]]:
         """Take the requests whose time has come and that are out still."""
         while self._heap and self._heap[0][0] <= now:

@@ -169,12 +169,38 @@ def test_a_queue_that_moves_is_not_overdue() -> None:
 
 
 def test_what_is_asked_twice_already_is_not_overdue() -> None:
-    swarm = make(1, timeout_first=15)
-    join(swarm, "a")
-    join(swarm, "b")
-    swarm.handle(Tick(), 3.0)
-    assert view_out(swarm, "b") == [0]
-    assert requests(swarm.handle(Tick(), 15.0)) == []
+    swarm = make(11)
+    join(swarm, "a", pipeline=1)
+    join(swarm, "b", pipeline=1)
+    now = 0.0
+    while swarm.missing > 1:
+        now += 0.1
+        for name in ("a", "b"):
+            if swarm.missing > 1 and (out := view_out(swarm, name)):
+                swarm.handle(ChunkArrived(name, out[0]), now)
+    while not (view_out(swarm, "a") and view_out(swarm, "b")):
+        wakeup = swarm.next_wakeup()
+        assert wakeup is not None
+        now = wakeup
+        swarm.handle(Tick(), now)
+    swarm.handle(Tick(), now + 2.0)
+    assert not swarm._board.overdue
+    assert swarm.requests_out == 2
+
+
+def test_what_never_comes_back_is_no_risk() -> None:
+    swarm = make(100, spare=0.0, timeout_min=2.0)
+    join(swarm, "mute", pipeline=8)
+    now = paced(swarm, "mute", 0.1, 10)
+    join(swarm, "b", now=now)
+    for _ in range(400):
+        if swarm.complete:
+            break
+        now += 0.1
+        out = view_out(swarm, "b")
+        swarm.handle(ChunkArrived("b", out[0]) if out else Tick(), now)
+    assert swarm.complete
+    assert now < 1.0 + 15.0
 
 
 # Slow peers.
@@ -272,6 +298,17 @@ def test_what_is_gained_in_the_endgame_is_looked_at() -> None:
     assert requests(swarm.handle(SourceGained("b", [0]), 2.5), "b") == [0]
     assert swarm.handle(SourceGained("b", [0]), 2.5) == []
     assert swarm.handle(SourceGained("b", []), 2.5) == []
+
+
+def test_what_is_announced_again_may_be_tried_again() -> None:
+    swarm = make(3, rest=0.0)
+    join(swarm, "a", 0, pipeline=1)
+    join(swarm, "b", 0, pipeline=1)
+    asked = "a" if view_out(swarm, "a") else "b"
+    swarm.handle(ChunkFailed(asked, 0, "no"), 0)
+    assert swarm._board.sources[asked].avoid == {0}
+    swarm.handle(SourceGained(asked, [0, 1]), 0)
+    assert not swarm._board.sources[asked].avoid
 
 
 def test_the_endgame_begins_for_those_who_had_nothing_to_do() -> None:
