@@ -79,7 +79,6 @@ class Node:
         "down_free",
         "fleet",
         "fresh",
-        "look_at",
         "name",
         "neighbors",
         "sent",
@@ -112,7 +111,7 @@ class Node:
         self.fresh: list[int] = []
         self.announced_at = -math.inf
         self.announce_at: float | None = None
-        self.wake_at = self.look_at = math.inf
+        self.wake_at = math.inf
 
     @property
     def missing(self) -> int:
@@ -350,22 +349,13 @@ class Fleet:
 
     def _send(self, source: Node) -> None:
         uploads, now = source.uploads, self.now
-        while (job := uploads.next(now)) is not None:
+        while uploads.waiting and (job := uploads.next(now)) is not None:
             node, index = self._jobs.pop(job)
             if node.name not in source.neighbors:
                 uploads.done(job, now)
                 continue
             source.sent += 1
             self._links.send(source, node, index, job)
-        due = uploads.next_wakeup(now)
-        if due < source.look_at:
-            source.look_at = due
-            self.at(due, self._look, source, due)
-
-    def _look(self, source: Node, due: float) -> None:
-        if source.look_at == due:
-            source.look_at = math.inf
-            self._send(source)
 
     def sent(self, source: Node, node: Node, index: int, job: Job, uploads: Uploads) -> None:
         """A chunk has passed the links."""
