@@ -43,7 +43,8 @@ TALK_RATE: Final = 4096.0
 FLEET_RATE: Final = 40.0
 # A new connection is part of the gossip within about a second.
 GREET_AFTER: Final = 1.0
-SAVE_EVERY: Final = 30.0
+# Who comes and who goes is on disk soon; that the others were seen again need not wear out a flash card.
+SAVE_EVERY: Final = 600.0
 SAVE_SOON: Final = 2.0
 LEAVE_WITHIN: Final = 0.5
 # What gossip sends waits in queues, of which nobody can tell when they are empty.
@@ -104,7 +105,7 @@ class Lookout:
         self._changed = Stirring()
         self._due = trio.Event()
         self._greet = trio.Event()
-        self._met = trio.Event()
+        self._to_save = trio.Event()
         self._unsaved: set[str] = set()
         self._gone: set[str] = set()
         reporter.on_change.append(self._own_change)
@@ -224,7 +225,7 @@ class Lookout:
             log.info("node seen", name=heard.node.name, peer=peer_id)
             self._tell(NodeChanged(peer_id, heard.node.name, seen=True))
             self._greet.set()
-            self._met.set()
+            self._to_save.set()
         if heard.new or before is None or before.status != status:
             self._changed.stir()
 
@@ -305,6 +306,7 @@ class Lookout:
             for node in self._fleet.expire(now):
                 log.info("node not seen any more", name=node.name, peer=node.peer_id)
                 self._tell(NodeChanged(node.peer_id, node.name, seen=False))
+                self._to_save.set()
             soonest = self._fleet.next_expiry(now)
             with trio.move_on_at(soonest if soonest is not None else now + EVERY) as waiting:
                 await changed.wait()
@@ -315,9 +317,9 @@ class Lookout:
         try:
             while True:
                 with trio.move_on_after(SAVE_EVERY):
-                    await self._met.wait()
+                    await self._to_save.wait()
                     await trio.sleep(SAVE_SOON)
-                self._met = trio.Event()
+                self._to_save = trio.Event()
                 await self._save_or_log()
         finally:
             with trio.CancelScope(shield=True):
