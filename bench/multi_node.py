@@ -32,7 +32,7 @@ BENCHES: dict[str, Sequence[str]] = {
     "fanout": ("--size", "32MiB", "--rounds", "1"),
     "small": ("--rounds", "2"),
     "gossip": ("--rounds", "2"),
-    "simulate": (),
+    "simulate": ("--nodes", "100", "--size", "1GiB", "--rounds", "1"),
 }
 """The scripts, with the options that make a run quick; a full one takes each as it is."""
 
