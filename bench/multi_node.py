@@ -37,6 +37,7 @@ BENCHES: dict[str, Sequence[str]] = {
 """The scripts, with the options that make a run quick; a full one takes each as it is."""
 
 LIMIT_S = 3 * 3600.0
+STOP_S = 60.0
 _TAIL = 2000
 _COLUMNS = ("median", "min", "max", "unit")
 _MORE = (
@@ -135,20 +136,9 @@ def _run_here(only: Sequence[str], out: Path, *, quick: bool) -> tuple[dict[str,
         command = [sys.executable, str(script), "--json", "--out", str(out / f"{name}.json")]
         command += BENCHES[name] if quick else ()
         try:
-            ran = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=LIMIT_S,
-            )
-            benches[name] = json.loads(ran.stdout)
-        except subprocess.CalledProcessError as exc:
-            failures[name] = exc.stderr.strip()[-_TAIL:]
-        except subprocess.TimeoutExpired:
-            failures[name] = f"no end in {LIMIT_S:.0f} s"
+            benches[name] = json.loads(_finish(command))
+        except BenchError as exc:
+            failures[name] = str(exc)
         if name in failures:
             _say(f"{name}: failed: {failures[name]}")
     report = {
@@ -160,6 +150,40 @@ def _run_here(only: Sequence[str], out: Path, *, quick: bool) -> tuple[dict[str,
         "failed": failures,
     }
     return report, bool(failures)
+
+
+class BenchError(Exception):
+    """A script failed; with the end of what it said."""
+
+
+def _finish(command: Sequence[str]) -> str:
+    """Run a script to its end and return what it prints; however this is left, it has taken down what it started.
+
+    Raises:
+        BenchError: it failed, or took too long.
+    """
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired as exc:
+            raise BenchError(f"no end in {LIMIT_S:.0f} s") from exc
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)  # the scripts clean up as for Ctrl-C
+                try:
+                    process.communicate(timeout=STOP_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+    if process.returncode != 0:
+        raise BenchError(err.strip()[-_TAIL:])
+    return out
 
 
 def _local_markdown(report: Mapping[str, Any]) -> str:
