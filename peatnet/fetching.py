@@ -21,7 +21,7 @@ from peatnet.loose import HTTP_CONNECTIONS, LooseFetch
 from peatnet.net.standing import Offence
 from peatnet.origin import Scout, Turn
 from peatnet.swarm import SwarmSettings, Tier
-from peatnet.tables import LOOK_AROUND, Offer, Peers, TableSearch
+from peatnet.tables import HEAD_START, LOOK_AROUND, Offer, Peers, TableSearch
 from peatnet.transfer import Download, DownloadSettings
 from peatnet.views import Progress, SourceChoice
 
@@ -287,6 +287,12 @@ class BlobFetch:
         async with trio.open_nursery() as nursery:
             if self._url is not None:
                 nursery.start_soon(self._feed_origin, download, table, self._url)
+            first = self._search.publisher
+            if self._peers is not None and first in self._peers.connected - self._search.liars:
+                # Who most likely has all of it, before those who most likely have nothing yet.
+                download.add_source(self._peers.source(str(first)))
+                with trio.move_on_after(HEAD_START):
+                    await download.changed()
             while True:
                 stirred = self._stirring.event
                 if self._peers is not None:

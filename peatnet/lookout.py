@@ -38,8 +38,10 @@ COALESCE: Final = 0.1
 # Seconds between two messages at the least; progress changes all the time.
 PAUSE: Final = 1.0
 PAUSE_FETCHING: Final = 2.0
-# Bytes a second that one node says at the most, and messages a second of all nodes together.
+# Bytes a second that one node says at the most, and messages a second of all nodes together: of those that only
+# tell of progress, each of which costs every node a millisecond or two, and of all.
 TALK_RATE: Final = 4096.0
+PROGRESS_RATE: Final = 2.0
 FLEET_RATE: Final = 40.0
 # A new connection is part of the gossip within about a second.
 GREET_AFTER: Final = 1.0
@@ -277,11 +279,10 @@ class Lookout:
             if self._silent:
                 return
             await network.tell_status(status)
-            pause = max(
-                PAUSE_FETCHING if self._reporter.busy else PAUSE,
-                len(status.encode()) / TALK_RATE,
-                self._fleet.count_seen(trio.current_time()) / FLEET_RATE,
-            )
+            crowd = self._fleet.count_seen(trio.current_time())
+            pause = max(PAUSE, len(status.encode()) / TALK_RATE, crowd / FLEET_RATE)
+            if self._reporter.busy:
+                pause = max(pause, PAUSE_FETCHING, min(EVERY, crowd / PROGRESS_RATE))
             await trio.sleep(pause)
             if self._reporter.busy:
                 continue

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from peatnet.blobs import ChunkTable
+from peatnet.concurrency import Stirring
 from peatnet.errors import NoSource, RemoteProtocolError
 from peatnet.log import get_logger
 from peatnet.net.standing import Offence
 
 if TYPE_CHECKING:
     from peatnet.blobs import Hash
-    from peatnet.concurrency import Stirring
     from peatnet.library import Target
     from peatnet.net.claims import Claims
     from peatnet.transfer import Source
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 # How often the connected peers are looked over for new sources, in seconds; new connections and announcements
 # are heard of at once.
 LOOK_AROUND = 2.0
+# The publisher is asked before all others, and these a few at a time: a table comes from one, and asking everybody
+# at once is work for everybody. Nobody is waited for longer than this, in seconds, before the next few are asked.
+HEAD_START = 0.3
+ASK_AT_ONCE = 4
 
 log = get_logger(__name__)
 
@@ -66,6 +70,7 @@ class TableSearch:
     Attributes:
         liars: peers that are not asked any more; the fetch adds to them.
         disagreeing: those whose table is not the signed one.
+        publisher: who signed the manifest, and most likely has the blob; None without a manifest.
     """
 
     def __init__(self, target: Target, stirring: Stirring) -> None:
@@ -75,6 +80,7 @@ class TableSearch:
         self._hint = manifest.chunks if manifest is not None else None
         self._size = manifest.size_bytes if manifest is not None else 0
         self._stirring = stirring
+        self.publisher = target.model.publisher if target.model is not None else None
         self.liars: set[str] = set()
         self.disagreeing: set[str] = set()
 
@@ -92,10 +98,12 @@ class TableSearch:
         """
         found: list[Offer] = []
         asking: set[str] = set()
+        answered = Stirring()
 
         async def ask(peer_id: str) -> None:
             offer = await self._ask_one(peers, blob, peer_id)
             asking.discard(peer_id)
+            answered.stir()
             if offer is not None and not found:
                 found.append(offer)
                 nursery.cancel_scope.cancel()
@@ -103,15 +111,28 @@ class TableSearch:
         async def look_around() -> None:
             while True:
                 stirred = self._stirring.event
-                for peer_id in sorted(peers.connected - self.liars - self.disagreeing - asking):
-                    asking.add(peer_id)
-                    nursery.start_soon(ask, peer_id)
+                unasked = peers.connected - self.liars - self.disagreeing - asking
+                for group in self._in_groups(unasked):
+                    for peer_id in group:
+                        asking.add(peer_id)
+                        nursery.start_soon(ask, peer_id)
+                    with trio.move_on_after(HEAD_START):
+                        while not asking.isdisjoint(group):
+                            await answered.event.wait()
                 with trio.move_on_after(LOOK_AROUND):
                     await stirred.wait()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look_around)
         return found[0]
+
+    def _in_groups(self, peers: frozenset[str]) -> list[list[str]]:
+        """Whom to ask in which order: the publisher alone, then a few at a time."""
+        groups = (
+            [[self.publisher]] if self.publisher is not None and self.publisher in peers else []
+        )
+        others = sorted(peers - {self.publisher})
+        return groups + [others[i : i + ASK_AT_ONCE] for i in range(0, len(others), ASK_AT_ONCE)]
 
     async def _ask_one(self, peers: Peers, blob: Hash, peer_id: str) -> Offer | None:
         try:
