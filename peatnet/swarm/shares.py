@@ -204,6 +204,8 @@ class Shares:
         """A download ends; said again, it changes nothing."""
         self.step(now)
         self._members.pop(member, None)
+        # Now: with nobody left to yield to, there may be no further step.
+        self._judge_all(now)
 
     def set_priority(self, member: Member, priority: int, now: float) -> None:
         """A download becomes more or less urgent.
@@ -214,6 +216,7 @@ class Shares:
         check_priority(priority)
         self.step(now)
         member.priority = priority
+        self._judge_all(now)
 
     def requested(self, member: Member, count: int, now: float) -> None:
         """A download made so many requests, or (negative) some came back with nothing: they cost nothing."""
@@ -232,8 +235,7 @@ class Shares:
         self._total_best.add(sum(member.rate(now) for member in self._members), now)
         if self.rate is not None:
             self._deal(min(elapsed, BURST_SECONDS) * self.rate)
-        for member in self._members:
-            self._judge(member, now)
+        self._judge_all(now)
 
     def grant(self, member: Member, now: float) -> Grant:
         """What a download may do now."""
@@ -273,6 +275,10 @@ class Shares:
         if self.rate is None or not weights:
             return 0.0
         return self.rate * BURST_SECONDS * member.weight / weights + member.chunk_size
+
+    def _judge_all(self, now: float) -> None:
+        for member in self._members:
+            self._judge(member, now)
 
     def _judge(self, member: Member, now: float) -> None:
         """Whether a download yields, and how much it may ask for then."""

@@ -286,3 +286,20 @@ def test_nobody_starves_and_the_limit_is_never_broken(seed: int, limit: float | 
     if limit is not None:
         most = sum((each.window + 1) * each.member.chunk_size for each in link.fetches)
         assert sum(got.values()) <= limit * 121 + most
+
+
+@pytest.mark.parametrize("how", ["leaves", "becomes equal"])
+def test_who_yielded_is_free_at_once_when_there_is_nobody_to_yield_to(how: str) -> None:
+    shares = Shares(None, 0.0)
+    urgent, idle = (shares.join(priority, MIB, 0.0) for priority in (1, 5))
+    shares.out(urgent, 4, 0.0, progressing=True)
+    shares.requested(idle, 40, 0.1)
+    shares.step(0.1)
+    assert shares.grant(idle, 0.1) != Grant(None, None)
+    if how == "leaves":
+        shares.leave(urgent, 0.2)
+    else:
+        shares.set_priority(urgent, 5, 0.2)
+    # Nobody steps any more.
+    assert not shares.busy
+    assert shares.grant(idle, 0.2) == Grant(None, None)
