@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import filecmp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.deploying import (
-    Loader,
     current,
     outcome,
     state_of,
@@ -16,16 +15,14 @@ from support.deploying import (
     with_loader,
 )
 from support.files import MIB, make_model
-from support.nodes import finish
+from support.records import manifest_of
 from support.waiting import wait_until
 
 from peatnet.errors import (
-    Ambiguous,
     DeployFailed,
     DeployTimeout,
     InUse,
     NotFound,
-    UntrustedPublisher,
     UsageError,
 )
 
@@ -35,13 +32,6 @@ if TYPE_CHECKING:
     from support.nodes import Cluster, Node
 
 SIZE = 2 * MIB + 77
-NEEDS = {
-    "min_vram_mb": 0,
-    "recommended_vram_mb": 0,
-    "min_ram_mb": 4096,
-    "execution_providers": ["cpu"],
-    "architectures": ["x86_64", "aarch64"],
-}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +51,7 @@ class Fleet:
     ) -> None:
         self.head = cluster.node("head")
         self.loaders = {"head": with_loader(self.head)}
-        self.head.up("--fetch", "none")
+        self.head.up("--fetch", "none", "--name", "head")
         self.nodes: dict[str, Node] = {}
         for name in names:
             node = self.nodes[name] = cluster.node(name)
@@ -75,19 +65,28 @@ class Fleet:
         options = ("--peer", self.head.addr, "--trust", self.head.peer_id, "--name", name)
         self.nodes[name].up(*options, "--fetch", "none", ready=ready)
 
-    def publish(self, files: dict[str, Path], *versions: str, model_id: str = "m") -> None:
+    def publish(self, files: dict[str, Path], *versions: str, ram: int = 1) -> None:
         for version in versions:
-            self.head.json("publish", files[version], "--id", model_id, "--version", version)
+            manifest = manifest_of(files[version], "m", version=version)
+            manifest["requirements"]["min_ram_mb"] = ram
+            self.head.call("publish", path=str(files[version]), manifest=manifest)
 
-    def order(self, *words: str) -> str:
-        command_id: str = self.head.json(*words)["command_id"]
+    def order(self, reference: str, *to: str) -> str:
+        command_id: str = self.head.call("deploy", reference=reference, to=list(to))["command_id"]
         return command_id
+
+    def deploy(self, reference: str) -> dict[str, Any]:
+        """Deploys to all, waits, and gives what became of it, by name."""
+        command_id = self.order(reference)
+        done = self.head.call("await_command", command_id=command_id, timeout_s=60)
+        return {each["name"]: each for each in done["nodes"]}
 
 
 def test_to_all_and_back(cluster: Cluster, files: dict[str, Path]) -> None:
     fleet = Fleet(cluster, ["one", "two"])
     everybody = [fleet.head, *fleet.nodes.values()]
     fleet.publish(files, "1", "2")
+    wait_until(lambda: len(fleet.head.call("fleet")) == 3, what="the head to know all")
     for version in ("1", "2"):
         done = fleet.head.json("deploy", f"m@{version}", "--wait", "--timeout", "60")
         assert {each["outcome"] for each in done["nodes"]} == {"done"}
@@ -119,7 +118,7 @@ def test_to_two_of_four_and_a_node_that_was_off(cluster: Cluster, files: dict[st
     one, two, three = fleet.nodes.values()
     wait_until(lambda: len(fleet.head.call("fleet")) == 4, what="the head to know all")
     two.stop()
-    command = fleet.order("deploy", "m", "--to", "one", "--to", two.peer_id)
+    command = fleet.order("m", "one", two.peer_id)
     wait_loaded(one, "m@1")
     fleet.up("two")
     wait_loaded(two, "m@1")
@@ -135,21 +134,16 @@ def test_too_little_ram_and_a_loader_that_fails_on_one(
 ) -> None:
     fleet = Fleet(cluster, ["small", "large"], {"small": "[hardware]\nram_mb = 512\n"})
     small, large = fleet.nodes.values()
+    wait_until(lambda: len(fleet.head.call("fleet")) == 3, what="the head to know all")
     fleet.publish(files, "1")
-    fleet.head.json("deploy", "m@1", "--wait", "--timeout", "60")
-    needy = files["2"].with_suffix(".json")
-    needy.write_text(__import__("json").dumps({"requirements": NEEDS}))
-    for version in ("2", "3"):
-        words = ("publish", files[version], "--id", "m", "--version", version)
-        fleet.head.json(*words, "--manifest", needy)
+    fleet.publish(files, "2", "3", ram=4096)
+    assert {each["outcome"] for each in fleet.deploy("m@1").values()} == {"done"}
 
     # All but the one that is too small have the second version; it keeps the first.
-    done = fleet.head.json("deploy", "m@2", "--wait", "--timeout", "60")
-    outcomes = {each["name"]: each["outcome"] for each in done["nodes"]}
-    assert outcomes["small"] == "refused"
-    assert outcomes["large"] == "done"
-    (row,) = [each for each in done["nodes"] if each["name"] == "small"]
-    assert "too little RAM" in row["reason"]
+    done = fleet.deploy("m@2")
+    outcomes = {name: each["outcome"] for name, each in done.items()}
+    assert outcomes == {"head": "done", "large": "done", "small": "refused"}
+    assert "too little RAM" in done["small"]["reason"]
     assert state_of(small, "m@1") == ("loaded", True)
     assert (state_of(small, "m@2") or [""])[0] == "available"
     wait_loaded(large, "m@2")
@@ -177,9 +171,9 @@ def test_cancel_stops_what_has_not_finished(cluster: Cluster, files: dict[str, P
     fleet = Fleet(cluster, ["one", "two"])
     one, two = fleet.nodes.values()
     fleet.publish(files, "1", "2")
-    fleet.head.json("deploy", "m@1", "--wait", "--timeout", "60")
+    fleet.deploy("m@1")
     fleet.loaders["one"].hold()
-    command = fleet.order("deploy", "m@2", "--to", one.peer_id, "--to", two.peer_id)
+    command = fleet.order("m@2", one.peer_id, two.peer_id)
     wait_loaded(two, "m@2")
     wait_until(lambda: fleet.loaders["one"].started()[-1] == "m@2", what="the load to begin")
     fleet.head.run("deploy", "m", "--wait", "--timeout", "0.1").failed(DeployTimeout)
@@ -219,4 +213,3 @@ def test_without_a_node_a_command_is_signed_and_told_later(
     one.up("--peer", head.addr, "--trust", head.peer_id, "--fetch", "none")
     wait_loaded(one, "m@1.0.0")
     assert outcome(one, command) == ("done", None)
-    one.trust = None  # type: ignore[attr-defined]
