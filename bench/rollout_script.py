@@ -143,8 +143,9 @@ def _deploy(found: Fleet, model: Path, root: Path, options: argparse.Namespace) 
     about = ("--id", MODEL, "--type", "embedder", "--json")
     manifest = json.loads(_peatnet(found, root, "publish", model, *about))
     published = time.perf_counter()
-    waiting = ("--wait", "--timeout", f"{options.timeout:g}", "--json")
-    answer = json.loads(_peatnet(found, root, "deploy", MODEL, *waiting, watched=True))
+    waiting = ("--wait", "--timeout", f"{options.timeout:g}")
+    errors_as = ("--json",) if options.json else ()
+    answer = _peatnet(found, root, "deploy", MODEL, *waiting, *errors_as, watched=True)
     ended = time.perf_counter()
     view = found.status(MODEL)
     missing = [each["name"] for each in view["nodes"] if each["status"] != "loaded"]
@@ -153,7 +154,7 @@ def _deploy(found: Fleet, model: Path, root: Path, options: argparse.Namespace) 
         raise DeployFailed(f"{MODEL} is not loaded on {', '.join(missing) or 'all nodes'}")
     return {
         "publisher": found.publisher.peer_id,
-        "command_id": answer["command_id"],
+        "command_id": json.loads(answer)["command_id"] if options.json else answer.strip(),
         "blob_hash": manifest["blob_hash"],
         "size_bytes": manifest["size_bytes"],
         "publish_s": round(published - began, 3),

@@ -99,6 +99,17 @@ def test_other_transfers_run(script: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_rollout_is_held_against_the_bare_transfer(tmp_path: Path) -> None:
+    found = report("rollout", tmp_path / "rollout.json", "--size", "1MiB", "--rounds", "2")
+    rolled, transferred = found["rows"]
+    assert (rolled["name"], transferred["name"]) == ("rollout-8", "transfer-8")
+    assert rolled["unit"] == transferred["unit"] == "s"
+    assert rolled["fetched_s"] <= rolled["median"]
+    assert rolled["real_model"] == 0
+    assert [ratio["name"] for ratio in found["ratios"]] == ["rollout-8 / transfer-8"]
+
+
+@pytest.mark.slow
 def test_announcements_reach_all_nodes(tmp_path: Path) -> None:
     (row,) = report("gossip", tmp_path / "gossip.json", "--rounds", "2", "--only", "peatnet-8")[
         "rows"
