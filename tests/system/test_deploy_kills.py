@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from support.deploying import current, outcome, wait_loaded, with_loader
 from support.files import MIB, blake3_of, chunks_on_disk, make_model
+from support.records import manifest_of
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def test_a_node_killed_again_and_again_comes_to_the_end(cluster: Cluster, tmp_pa
     options = ("--peer", head.addr, "--trust", head.peer_id, "--fetch", "none")
     victim.up(*options)
     for number, file in enumerate(files, 1):
-        head.run("publish", file, "--id", "m", "--version", str(number)).ok()
+        manifest = manifest_of(file, "m", version=str(number))
+        head.call("publish", path=str(file), manifest=manifest)
     head.call("deploy", reference="m@1", to=[victim.peer_id])
     wait_loaded(victim, "m@1")
 
@@ -69,7 +71,7 @@ def test_priority_1_overtakes_a_running_5(cluster: Cluster, tmp_path: Path) -> N
     taker.up("--peer", head.addr, "--trust", head.peer_id, "--fetch", "none")
     for number, model_id in enumerate(("idle", "urgent")):
         file = make_model(tmp_path / f"{model_id}.safetensors", SIZE, number)
-        head.run("publish", file, "--id", model_id).ok()
+        head.call("publish", path=str(file), manifest=manifest_of(file, model_id))
 
     def progress() -> float:
         model = taker.model("idle")
