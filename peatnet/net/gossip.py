@@ -26,6 +26,7 @@ from peatnet.errors import PeatnetError, RemoteProtocolError
 from peatnet.log import get_logger
 from peatnet.net.node_status import MAX_STATUS, NodeStatus
 from peatnet.net.presence import MAX_PRESENCE, Presence
+from peatnet.net.sender_records import spare_sender_records
 from peatnet.net.standing import Allowance, Offence
 from peatnet.records import MAX_ENVELOPE
 
@@ -246,9 +247,10 @@ async def open_gossip(
         take_status: takes (sender, sequence number, status).
         counter: where our sequence numbers begin at the least.
     """
+    spare_sender_records()
     router = GossipSub(
         # Not 1.2: its IDONTWANT, an RPC to each mesh neighbor for each message, costs more than the small messages
-        # that it saves; it was a third of what a fleet of nodes did at the start of a download.
+        # that it saves.
         ["/meshsub/1.1.0"],  # type: ignore[list-item]  # TProtocol is a NewType of str
         degree=6,
         degree_low=4,

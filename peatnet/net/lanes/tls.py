@@ -11,6 +11,7 @@ import os
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -75,8 +76,12 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
         os.close(fd)
 
 
+@cache
 def client_context() -> ssl.SSLContext:
-    """A context for the client's side: TLS 1.3 only, and no check but the pin, which is the caller's."""
+    """The context for the client's side: TLS 1.3 only, and no check but the pin, which is the caller's.
+
+    One for the whole process: making it reads OpenSSL's configuration, and it holds nothing of any one lane.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
