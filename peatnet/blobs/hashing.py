@@ -206,7 +206,7 @@ def hash_file(
 
     Args:
         path: of a regular file that is not empty.
-        chunk_size: in bytes; None picks 1 MiB (more for files beyond 1 TiB).
+        chunk_size: in bytes; None picks one by the file's size, see `pick_chunk_size`.
         progress: called with the bytes done so far, in this thread; may raise to stop.
 
     Raises:

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 MIN_CHUNK_SIZE = 64 * 1024
 MAX_CHUNK_SIZE = 4 * 1024 * 1024
 DEFAULT_CHUNK_SIZE = 1024 * 1024
-"""Bytes in a chunk unless said otherwise; a power of two, as all chunk sizes are."""
+"""Bytes in a chunk unless said otherwise, of a large blob; a power of two, as all chunk sizes are."""
+
+SMALL_CHUNK_SIZE = 256 * 1024
+ENOUGH_CHUNKS = 256
+"""A smaller blob is cut into as many chunks as this, if they need not be smaller than `SMALL_CHUNK_SIZE`.
+
+Peers pass on whole chunks, so each of them waits for its first one and for its last: with few large chunks, that
+waiting is a large part of the whole (see bench/simulate.py). Each chunk costs work, so there are no more than help.
+"""
 
 MAX_CHUNKS = 2**20
 """The most chunks a blob may have: its table is then 32 MiB."""
@@ -47,8 +55,8 @@ def pick_chunk_size(size: int, wanted: int | None = None) -> int:
 
     Args:
         size: of the file, in bytes.
-        wanted: what the caller asks for; None takes 1 MiB, or more where the file would otherwise
-            have too many chunks.
+        wanted: what the caller asks for; None takes 1 MiB, less for a file below 256 MiB (256 KiB at the least),
+            or more where the file would otherwise have too many chunks.
 
     Raises:
         UsageError: the file is empty or too large, or the wanted size cannot be used.
@@ -57,6 +65,8 @@ def pick_chunk_size(size: int, wanted: int | None = None) -> int:
         raise UsageError("an empty file cannot be published")
     if wanted is None:
         wanted = DEFAULT_CHUNK_SIZE
+        while wanted > SMALL_CHUNK_SIZE and chunk_count(size, wanted) < ENOUGH_CHUNKS:
+            wanted //= 2
         while wanted < MAX_CHUNK_SIZE and chunk_count(size, wanted) > MAX_CHUNKS:
             wanted *= 2
     if not is_chunk_size(wanted):

@@ -15,6 +15,7 @@ from peatnet.blobs import (
     Hash,
     pick_chunk_size,
 )
+from peatnet.blobs.table import SMALL_CHUNK_SIZE
 from peatnet.errors import IntegrityError, LocalProtocolError, UsageError
 
 
@@ -89,8 +90,16 @@ def test_matches_only_the_right_bytes_in_the_right_place() -> None:
     assert not table.matches(0, data[: K64 - 1])
 
 
+def test_smaller_blobs_have_smaller_chunks() -> None:
+    mib = 1024 * 1024
+    sizes = {
+        size: pick_chunk_size(size * mib) // 1024 for size in (1, 64, 127, 128, 255, 256, 4096)
+    }
+    assert sizes == {1: 256, 64: 256, 127: 256, 128: 512, 255: 512, 256: 1024, 4096: 1024}
+    assert pick_chunk_size(1) == SMALL_CHUNK_SIZE
+
+
 def test_chunk_size_grows_only_where_it_must() -> None:
-    assert pick_chunk_size(1) == DEFAULT_CHUNK_SIZE
     assert pick_chunk_size(MAX_CHUNKS * DEFAULT_CHUNK_SIZE) == DEFAULT_CHUNK_SIZE
     assert pick_chunk_size(MAX_CHUNKS * DEFAULT_CHUNK_SIZE + 1) == 2 * DEFAULT_CHUNK_SIZE
     assert pick_chunk_size(MAX_CHUNKS * MAX_CHUNK_SIZE) == MAX_CHUNK_SIZE
