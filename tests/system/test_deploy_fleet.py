@@ -178,7 +178,15 @@ def test_cancel_stops_what_has_not_finished(cluster: Cluster, files: dict[str, P
     command = fleet.order("m@2", one.peer_id, two.peer_id)
     wait_loaded(two, "m@2")
     wait_until(lambda: fleet.loaders["one"].started()[-1] == "m@2", what="the load to begin")
-    with pytest.raises(DeployTimeout, match="one had not done it"):
+    wait_until(
+        lambda: any(
+            node["name"] == "two" and each["command_id"] == command and each["outcome"] == "done"
+            for node in fleet.head.call("fleet")
+            for each in node["commands"]
+        ),
+        what="the head to hear that two is done",
+    )
+    with pytest.raises(DeployTimeout, match="m@2: one had not done it"):
         fleet.head.call("await_command", command_id=command, timeout_s=0.1)
     assert fleet.head.json("cancel", command[:8]) == {"command_id": command}
     fleet.loaders["one"].release()
