@@ -11,7 +11,7 @@ from peatnet.blobs.durable import make_dir, unlink_durable, write_atomic
 from peatnet.deploy.activation import Phase
 from peatnet.deploy.rollout import load_failed
 from peatnet.errors import IntegrityError
-from peatnet.library import Target
+from peatnet.library import Model, Target
 from peatnet.log import get_logger
 from peatnet.models import parse_reference
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peatnet.blobs import BlobInfo
     from peatnet.deploy.activation import Candidate, Outcome
     from peatnet.errors import PeatnetError
-    from peatnet.library import Library, Model
+    from peatnet.library import Library
     from peatnet.models import ModelManifest, ModelUpdateCommand
 
 NO_MANIFEST: Final = (
@@ -69,14 +69,15 @@ class Ordered:
         Of several the commander's own is taken, else a trusted publisher's. Costs no disk.
         """
         wanted = command.manifest
+        ledger, key = self._library.ledger, wanted.key
         found = [
-            model
-            for model in self._library.models()  # trusted ones first
-            if model.manifest.key == wanted.key and _is_same_file(model.manifest, wanted)
+            Model(record, manifest, ledger.is_trusted(str(record.publisher)))
+            for record, manifest in ledger.manifests()
+            if record.key == key and _is_same_file(manifest, wanted)
         ]
         if not found:
             return None
-        model = min(found, key=lambda each: each.publisher != publisher)
+        model = min(found, key=lambda each: (each.publisher != publisher, not each.trusted))
         vouched = replace(model, trusted=model.trusted or model.manifest == wanted)
         target = Target(vouched, self._library.blob_of(model))
         return OrderedModel(model, target, self._library.state(model).removed)
