@@ -179,7 +179,15 @@ class Uploads:
         return job
 
     def _most_out(self, flow: Flow) -> int:
-        """What one peer may have on its way, by its weight, so that a slow one does not take all places."""
+        """What one peer may have on its way.
+
+        One chunk, among peers that weigh alike: its next one follows as soon as the kernel has taken this one, and
+        no slow peer holds places that others could use. Where weights differ each may have its share of the
+        window, and one that is alone all of it.
+        """
+        busy = len(self._busy)
+        if busy > 1 and flow.weight * busy == self._weights:
+            return 1
         return -(-self._window.chunks * flow.weight // self._weights)
 
     def _weigh(self, flow: Flow, now: float) -> None:
