@@ -104,7 +104,7 @@ def test_a_rollout_is_held_against_the_bare_transfer(tmp_path: Path) -> None:
     rolled, transferred = found["rows"]
     assert (rolled["name"], transferred["name"]) == ("rollout-8", "transfer-8")
     assert rolled["unit"] == transferred["unit"] == "s"
-    assert rolled["fetched_s"] <= rolled["median"]
+    assert 0 < rolled["switched_s"] <= rolled["median"]
     assert rolled["real_model"] == 0
     assert [ratio["name"] for ratio in found["ratios"]] == ["rollout-8 / transfer-8"]
 
