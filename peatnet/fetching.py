@@ -103,6 +103,13 @@ class BlobFetch:
         if self._download is not None:
             self._download.set_priority(priority)
 
+    def came_whole(self, info: BlobInfo, source: str | None) -> None:
+        """It came in a group, and need not be run."""
+        by_source = {source: info.size} if source is not None else {}
+        self.progress = Progress(
+            info.size, info.size, 0.0, None, by_source, received_bytes=info.size
+        )
+
     async def run(self) -> BlobInfo:
         """Fetch and verify.
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from peatnet.concurrency import Stirring
     from peatnet.library import Model, Target
     from peatnet.retrying import RetryKey
+    from peatnet.small_fetch import Member
     from peatnet.views import SourceChoice
+
+# A small blob waits for its peer and its disk far longer than it moves bytes, and takes less of a place.
+SMALL_BLOB = 128 * 1024
+SMALL_SHARE = 1 / 8
 
 
 @dataclass(slots=True)
@@ -28,6 +33,7 @@ class Job:
 
     Attributes:
         askers: how many wait for it, by the priority that they want.
+        member: its place in a group of small blobs; None where it is fetched by itself.
         look_after: whether the keeper is to look at all models again, even if this ends well.
     """
 
@@ -41,7 +47,14 @@ class Job:
     info: BlobInfo | None = None
     error: PeatnetError | None = None
     askers: Counter[int] = field(default_factory=Counter)
+    member: Member | None = None
     look_after: bool = False
+
+    @property
+    def left_over(self) -> bool:
+        """Whether it has ended because its group could not get it, which says nothing about the ordinary fetch."""
+        ended = self.info is None and self.error is None and not self.scope.cancel_called
+        return self.member is not None and ended
 
     @contextmanager
     def asked_for(self, priority: int) -> Iterator[None]:
@@ -72,3 +85,9 @@ def retry_key(target: Target) -> RetryKey:
     """What is tried again when it fails: a fetch, as one record describes it."""
     record = target.model.record.id if target.model is not None else b""
     return fetch_name(target.model, target.blob), record
+
+
+def share_of(target: Target) -> float:
+    """How much of a place a fetch takes."""
+    size = target.model.manifest.size_bytes if target.model is not None else 0
+    return SMALL_SHARE if 0 < size <= SMALL_BLOB else 1.0

@@ -29,10 +29,11 @@ from peatnet.errors import (
 )
 from peatnet.fetching import USUAL_PRIORITY, BlobFetch
 from peatnet.intents import Intents
-from peatnet.jobs import Job, fetch_name, retry_key
+from peatnet.jobs import Job, fetch_name, retry_key, share_of
 from peatnet.library import Target
 from peatnet.log import get_logger
 from peatnet.retrying import LONGEST_RETRY, Retries
+from peatnet.small_fetch import SmallFetches
 from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo
     from peatnet.library import Library, Model
+    from peatnet.small_fetch import Member
     from peatnet.states import Key
     from peatnet.tables import Peers
     from peatnet.transfer.budget import DownloadBudget
@@ -51,9 +53,6 @@ if TYPE_CHECKING:
 
 # Fetches that run at once by themselves; what people ask for comes on top.
 PARALLEL_FETCHES = 4
-# A small one waits for its peer and its disk far longer than it moves bytes, and takes less of a place.
-SMALL_BLOB = 128 * 1024
-SMALL_SHARE = 1 / 8
 # A look at all models is followed by so many times its own length without one (s at most): thousands of records that
 # come in one by one must not keep the node busy with looking.
 REST_AFTER_LOOK = 4.0
@@ -105,6 +104,7 @@ class Keeper:
         self._changed = True
         # What was wanted and due at the last look, but found no room.
         self._queue: deque[tuple[Target, SourceChoice]] = deque()
+        self._groups = SmallFetches(library, peers, rng, budget)
         self._nursery: trio.Nursery | None = None
 
     def progress(self, model: Model) -> Progress | None:
@@ -143,6 +143,7 @@ class Keeper:
         name = blob.hex()
         if (job := self._jobs.get(name)) is not None:
             job.stirring.stir()
+        self._groups.again(name)
         if self._retries.hurry(name.__eq__):
             self._look_again()
 
@@ -219,6 +220,8 @@ class Keeper:
                     await job.done.wait()
         if report is not None:
             report(job.fetch.progress)
+        if job.left_over:
+            return await self._followed(name, target, choice, report, priority)
         return job
 
     @asynccontextmanager
@@ -306,21 +309,33 @@ class Keeper:
                 continue
             if retry.due > now:
                 soonest = min(soonest, retry.due)
-            elif name in self._intents.left or (not self._queue and self._has_room(target)):
+            elif name in self._intents.left:
                 self._start(name, target, choice)
             else:
                 self._queue.append((target, choice))
+        self._queue = self._groups.pick(self._queue)
+        self._start_queued()
         return soonest
 
     def _start_queued(self) -> None:
-        """A fetch has ended well, which changes nothing for the others but that there is room."""
+        """Start the next of those that were wanted and due at the last look, as far as there is room."""
         while self._queue and self._has_room(self._queue[0][0]):
             target, choice = self._queue.popleft()
-            name, model = fetch_name(target.model, target.blob), target.model
-            taken = name in self._jobs or name in self._claims
-            # What has changed since the last look may not have been looked at yet.
-            if model is not None and not taken and self._counts(model) and self._wants(model):
-                self._start(name, target, choice)
+            if self._may_start(target):
+                self._start(fetch_name(target.model, target.blob), target, choice)
+        while self._nursery is not None and (group := self._groups.begin(self._may_start)):
+            for member in group:
+                self._start(member.key[0], member.target, SourceChoice.ANY, member)
+            self._nursery.start_soon(self._groups.run, group)
+
+    def _may_start(self, target: Target) -> bool:
+        """Whether one of the queue is to be started still."""
+        name, model = fetch_name(target.model, target.blob), target.model
+        if (job := self._jobs.get(name)) is not None:
+            job.look_after = True
+        taken = job is not None or name in self._claims
+        # What has changed since the last look may not have been looked at yet.
+        return model is not None and not taken and self._counts(model) and self._wants(model)
 
     def _end_unwanted(self, live: set[str], wanted: set[str]) -> None:
         """End what was withdrawn or replaced by a newer record, and what only a policy wanted that has changed."""
@@ -337,9 +352,11 @@ class Keeper:
     def _has_room(self, target: Target) -> bool:
         """Whether one more fetch may run by itself."""
         taken = sum(
-            _share(job.target) for name, job in self._jobs.items() if not self._is_asked_for(name)
+            share_of(job.target)
+            for name, job in self._jobs.items()
+            if job.member is None and not self._is_asked_for(name)
         )
-        return taken + _share(target) <= PARALLEL_FETCHES
+        return taken + share_of(target) <= PARALLEL_FETCHES
 
     def _counts(self, model: Model) -> bool:
         return self._library.ledger.counts(model.record)
@@ -392,7 +409,9 @@ class Keeper:
             and self._wants(job.target.model)
         )
 
-    def _start(self, name: str, target: Target, choice: SourceChoice) -> Job:
+    def _start(
+        self, name: str, target: Target, choice: SourceChoice, member: Member | None = None
+    ) -> Job:
         if self._nursery is None:
             raise LocalProtocolError("the keeper does not run")
         stirring = Stirring()
@@ -407,7 +426,8 @@ class Keeper:
             stirring=stirring,
             on_chunks=self._on_blob,
         )
-        job = self._jobs[name] = Job(name, target, choice, fetch, stirring)
+        job = self._jobs[name] = Job(name, target, choice, fetch, stirring, member=member)
+        job.look_after = member is not None and member.twin
         log.info("fetching", target=str(target.model or target.blob), source=choice.value)
         self._nursery.start_soon(self._run_job, job)
         if target.model is not None:
@@ -423,7 +443,7 @@ class Keeper:
                     job.error = first_error(group)
                 if job.error is not None:
                     await self._failed(job, job.error)
-                else:
+                elif job.info is not None:
                     self._intents.give_up(job.name)
         finally:
             del self._jobs[job.name]
@@ -436,11 +456,17 @@ class Keeper:
     async def _checked(self, target: Target, info: BlobInfo) -> BlobInfo:
         return await trio.to_thread.run_sync(self._library.checked, target, info, cancellable())
 
-    async def _fetch(self, job: Job) -> BlobInfo:
+    async def _fetch(self, job: Job) -> BlobInfo | None:
         model = job.target.model
-        info = await self._checked(job.target, await job.fetch.run())
-        if model is not None:
-            await trio.to_thread.run_sync(self._library.set_ready, model, info)
+        if job.member is not None:
+            info = await job.member.outcome()
+            if info is None:
+                return None  # the next look starts the ordinary fetch
+            job.fetch.came_whole(info, job.member.source)
+        else:
+            info = await self._checked(job.target, await job.fetch.run())
+            if model is not None:
+                await trio.to_thread.run_sync(self._library.set_ready, model, info)
         self._retries.done(retry_key(job.target))
         self._on_blob(info.hash)
         log.info("verified", target=str(model or info.hash), bytes=info.size, blob=info.hash.hex())
@@ -471,9 +497,3 @@ class Keeper:
         if blob is None:
             return False
         return await trio.to_thread.run_sync(store.partial_table, blob) is not None
-
-
-def _share(target: Target) -> float:
-    """How much of a place a fetch takes."""
-    size = target.model.manifest.size_bytes if target.model is not None else 0
-    return SMALL_SHARE if 0 < size <= SMALL_BLOB else 1.0

@@ -25,7 +25,7 @@ from peatnet.states import Key, LocalState, States
 from peatnet.views import ModelView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from peatnet.blobs import BlobInfo, GcReport, VerifyReport
@@ -268,14 +268,33 @@ class Library:
         with self._turn:
             if not self.ledger.counts(model.record):
                 return info.path
-            path = self._place(model, info)
-            now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-            relative = str(path.relative_to(self.config.data_dir))
-            before = self.state(model).path
-            self.states.put(model.key, LocalState(info.hash, relative, now))
-            if before is not None and before != relative:
+            path, before = self._place(model, info), self.state(model).path
+            state = self._ready_state(info, path)
+            self.states.put(model.key, state)
+            if before is not None and before != state.path:
                 self.places.take(before)
         return path
+
+    def set_ready_all(self, ready: Sequence[tuple[Model, BlobInfo]]) -> None:
+        """Do what :meth:`set_ready` does for many models, at far less cost than one by one."""
+        with self._turn:
+            usual = [
+                (model.key, model.manifest, info)
+                for model, info in ready
+                if self.ledger.counts(model.record)
+                and self.ledger.is_trusted(model.publisher)
+                and self.state(model).path is None
+            ]
+            paths = self.places.give_new(usual)
+            self.states.put_all(
+                {key: self._ready_state(info, paths[key]) for key, _, info in usual if key in paths}
+            )
+            for model, info in (each for each in ready if each[0].key not in paths):
+                self.set_ready(model, info)
+
+    def _ready_state(self, info: BlobInfo, path: Path) -> LocalState:
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return LocalState(info.hash, str(path.relative_to(self.config.data_dir)), now)
 
     def place_all(self, publisher: str) -> None:
         """Put the ready models of a publisher, who is trusted now, in their places."""
@@ -291,14 +310,13 @@ class Library:
         """
         if not self.ledger.is_trusted(model.publisher):
             return info.path
+        return self.places.give(model.key, model.manifest, info, self._is_rival)
 
-        def is_rival(key: Key) -> bool:
-            return any(
-                rival.key == key and rival.trusted and self.ready_info(rival) is not None
-                for rival in self.models()
-            )
-
-        return self.places.give(model.key, model.manifest, info, is_rival)
+    def _is_rival(self, key: Key) -> bool:
+        return any(
+            rival.key == key and rival.trusted and self.ready_info(rival) is not None
+            for rival in self.models()
+        )
 
     def path_of(self, model: Model, info: BlobInfo) -> Path:
         """Where a ready model's file is: where it was put, or the blob, if somebody has taken that away."""

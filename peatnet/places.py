@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from peatnet.blobs import Link
 from peatnet.blobs.durable import unlink_durable
 from peatnet.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from peatnet.blobs import BlobInfo, Database, Store
@@ -86,6 +88,22 @@ class Places:
         for other, state in rivals.items():
             self._states.put(other, replace(state, path=None))  # the name is no longer its file
         return self._store.link_model(info.hash, manifest.model_id, filename)
+
+    def give_new(self, models: Sequence[tuple[Key, ModelManifest, BlobInfo]]) -> dict[Key, Path]:
+        """Do what :meth:`give` does, for many models together: those whose names are new and differ.
+
+        Returns:
+            Where those can be found; the others are for :meth:`give`.
+        """
+        names = {key: f"{_MODELS}{each.model_id}/{each.filename()}" for key, each, _ in models}
+        counts = Counter(names.values())
+        known = {*self._in_service(), *(state.path for _, state in self._states.items())}
+        links = {
+            key: Link(info.hash, manifest.model_id, manifest.filename())
+            for key, manifest, info in models
+            if counts[names[key]] == 1 and names[key] not in known
+        }
+        return dict(zip(links, self._store.link_models(list(links.values())), strict=True))
 
     def take(self, path: str) -> None:
         """Remove a name that a model had, unless another one has it too, or it is in service."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from peatnet.blobs import Hash
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from peatnet.blobs import Database
 
 _SCHEMA = """
@@ -89,6 +91,17 @@ class States:
 
     def put(self, key: Key, state: LocalState) -> None:
         """Remember this of a model."""
+        self._write(key, state)
+        self._states[key] = state
+
+    def put_all(self, states: Mapping[Key, LocalState]) -> None:
+        """Remember this of several models, all or none, in one write to the disk."""
+        with self._database.transaction():
+            for key, state in states.items():
+                self._write(key, state)
+        self._states.update(states)
+
+    def _write(self, key: Key, state: LocalState) -> None:
         self._database.execute(
             "INSERT OR REPLACE INTO models"
             " (publisher, key, blob, path, verified_at, error, failed, removed, tried)"
@@ -104,7 +117,6 @@ class States:
                 state.tried,
             ),
         )
-        self._states[key] = state
 
     def forget(self, key: Key) -> None:
         """Remember nothing of a model."""

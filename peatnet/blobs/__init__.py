@@ -3,6 +3,7 @@
 Everything here is synchronous, and thread-safe where its docstring says so.
 """
 
+from peatnet.blobs.batch import Link, SmallBlob
 from peatnet.blobs.bitmap import Bitmap
 from peatnet.blobs.database import Database
 from peatnet.blobs.durable import fsync_dir, make_dir, rename_durable, write_atomic
@@ -40,10 +41,12 @@ __all__ = [
     "FileHashes",
     "GcReport",
     "Hash",
+    "Link",
     "LoosePartial",
     "PartialBlob",
     "PartialInfo",
     "Reader",
+    "SmallBlob",
     "Store",
     "VerifyReport",
     "WholeHasher",

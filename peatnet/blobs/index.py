@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peatnet.blobs.hashes import HASH_BYTES, Hash, is_sha256
 from peatnet.blobs.table import is_chunk_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from peatnet.blobs.database import Database
 
 _SCHEMA = """
@@ -25,6 +27,11 @@ CREATE TABLE pins (
     PRIMARY KEY (hash, reason)
 ) STRICT, WITHOUT ROWID;
 """
+
+_PUT: Final = (
+    "INSERT OR REPLACE INTO blobs (hash, size, chunk_size, table_hash, sha256)"
+    " VALUES (?, ?, ?, ?, ?)"
+)
 
 DOWNLOAD = "download"
 """The reason that a blob is pinned for while it is being fetched."""
@@ -64,11 +71,13 @@ class Index:
 
     def put(self, row: Row) -> None:
         """Enter a blob, replacing what was known of it."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO blobs (hash, size, chunk_size, table_hash, sha256)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (row.hash, row.size, row.chunk_size, row.table_hash, row.sha256 or ""),
-        )
+        self._database.execute(_PUT, _values(row))
+
+    def put_all(self, rows: Iterable[Row]) -> None:
+        """Enter blobs, all or none, in one write to the disk."""
+        with self._database.transaction():
+            for row in rows:
+                self._database.execute(_PUT, _values(row))
 
     def drop(self, blob: Hash) -> None:
         """Forget a blob; its pins stay."""
@@ -92,3 +101,7 @@ class Index:
             if len(name) == HASH_BYTES:
                 found.setdefault(Hash(name), set()).add(reason)
         return found
+
+
+def _values(row: Row) -> tuple[Hash, int, int, Hash, str]:
+    return row.hash, row.size, row.chunk_size, row.table_hash, row.sha256 or ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peatnet.blobs import adding, filling, giving, removing, upkeep
+from peatnet.blobs import adding, batch, filling, giving, removing, upkeep
 from peatnet.blobs.hashes import Hash, check_prefix
 from peatnet.blobs.index import Index
 from peatnet.blobs.info import AddMode, PartialInfo
@@ -20,9 +20,10 @@ from peatnet.blobs.space import Space
 from peatnet.errors import Ambiguous, NotFound, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from os import PathLike
 
+    from peatnet.blobs.batch import Link, SmallBlob
     from peatnet.blobs.database import Database
     from peatnet.blobs.info import BlobInfo, GcReport, VerifyReport
     from peatnet.blobs.loose import LoosePartial
@@ -262,6 +263,20 @@ class Store:
         reason = None if pin is None else _reason(pin)
         return filling.commit(self._shelf, partial, sha256=sha256, pin=reason)
 
+    def add_small(self, blobs: Sequence[SmallBlob]) -> dict[Hash, BlobInfo]:
+        """Take in small blobs together, at far less cost than one by one. The caller has verified them.
+
+        A crash leaves each of them complete or absent.
+
+        Returns:
+            Those that are complete now. Left out are those that are open, or were begun another way before.
+
+        Raises:
+            DiskFull: there is no room for all of them; none of them counts.
+            StorageError: the operating system refused something, likewise.
+        """
+        return batch.add_small(self._shelf, blobs)
+
     def discard(self, blob: Hash) -> None:
         """Throw away an unfinished download, open or not; its readers deliver nothing more."""
         filling.discard(self._shelf, blob)
@@ -415,6 +430,14 @@ class Store:
             StorageError: the operating system refused something else.
         """
         return giving.link_model(self._shelf, blob, model_id, filename)
+
+    def link_models(self, links: Sequence[Link]) -> list[Path]:
+        """What `link_model` does, for many blobs together.
+
+        Raises:
+            As `link_model`; some of the links may be there then.
+        """
+        return batch.link_models(self._shelf, links)
 
 
 def _reason(text: str) -> str:

@@ -5,13 +5,13 @@ Its chunks come over bulk lanes where those can be had, else over one libp2p str
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from peatnet.blobs import ChunkTable, Hash
-from peatnet.concurrency import first_error
+from peatnet.concurrency import bare_errors, first_error
 from peatnet.errors import IntegrityError, PeerLost, RemoteProtocolError
 from peatnet.net.blob_messages import (
     MAX_TABLE_PIECE,
@@ -22,6 +22,7 @@ from peatnet.net.blob_messages import (
     TableRequest,
 )
 from peatnet.net.lanes import carry
+from peatnet.net.small_stream import SmallStream, Wanted
 from peatnet.net.stream_fetch import StreamFetch, receive_reply
 from peatnet.swarm import Tier
 
@@ -97,9 +98,28 @@ class PeerSource:
             await carry(link, self._lanes, self._run_stream, pipeline=PIPELINE)
 
     async def _run_stream(self, link: SourceLink) -> None:
+        await self._use_stream(lambda frames: StreamFetch(frames, link).run())
+
+    async def small(
+        self,
+        wanted: Sequence[Wanted],
+        pace: Callable[[], Awaitable[None]],
+        take: Callable[[int, bytes], None],
+    ) -> None:
+        """Ask for many blobs of one chunk each over one stream; see :class:`SmallStream`.
+
+        Raises:
+            NoSource: the peer went away, or is busy; what came before was taken.
+            RemoteProtocolError: it broke the protocol.
+            Anything that ``take`` raises.
+        """
+        with bare_errors():
+            await self._use_stream(lambda frames: SmallStream(frames, wanted, pace, take).run())
+
+    async def _use_stream(self, act: Callable[[FrameStream], Awaitable[None]]) -> None:
         frames = await self._open_stream()
         try:
-            await StreamFetch(frames, link).run()
+            await act(frames)
         except BaseExceptionGroup as group:
             faults, _ = group.split(RemoteProtocolError)
             if faults is not None:

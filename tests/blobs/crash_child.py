@@ -12,12 +12,13 @@ import os
 import random
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blobs_tools import K64, Bench, chunk_of, content, fill
 
-from peatnet.blobs import AddMode, ChunkTable, Hash, hash_file
+from peatnet.blobs import AddMode, ChunkTable, Hash, Link, SmallBlob, hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,13 +51,15 @@ def fill_slowly(root: Path, source: Path) -> None:
 def die_at(limit: int) -> None:
     """From now on, die just before the ``limit``-th call that changes the disk."""
     count = 0
+    counting = threading.Lock()
 
     def wrap(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
-            count += 1
-            if count == limit:
-                os.kill(os.getpid(), signal.SIGKILL)
+            with counting:
+                count += 1
+                if count == limit:
+                    os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **kwargs)
 
         return call
@@ -70,8 +73,30 @@ def make_table(data: bytes) -> ChunkTable:
     return ChunkTable(len(data), K64, b"".join(Hash.of(piece) for piece in pieces))
 
 
+def small_blobs(count: int = 5) -> list[SmallBlob]:
+    """Blobs of one chunk each, of different sizes."""
+    found = []
+    for number in range(count):
+        data = random.Random(number).randbytes(1000 + 7000 * number)
+        table = ChunkTable(len(data), K64, Hash.of(data))
+        found.append(SmallBlob(Hash.of(data), table, hashlib.sha256(data).hexdigest(), data))
+    return found
+
+
+def prepare_group(bench: Bench) -> Callable[[], object]:
+    blobs = small_blobs()
+
+    def take_in_and_link() -> None:
+        infos = bench.store.add_small(blobs)
+        bench.store.link_models([Link(blob, f"m-{blob.hex()[:4]}", "m.gguf") for blob in infos])
+
+    return take_in_and_link
+
+
 def prepare(name: str, bench: Bench) -> Callable[[], object]:
     """Have everything ready, and return what is to be interrupted."""
+    if name == "group":
+        return prepare_group(bench)
     data = content(SIZE)
     source = bench.root / "source"
     source.write_bytes(data)
