@@ -6,9 +6,7 @@ crash leaves each blob by itself either complete (row and file) or absent: a tem
 which count for nothing. That the rows are committed all at once, and renames may reach the disk in any order, makes
 no difference to a single blob.
 
-Each file and each directory is synced by itself, in a few threads. The file system then puts the syncs that wait at
-the same time into one commit of its journal, which makes them some ten times cheaper than one after the other, and
-nothing that others have written has to be waited for, as with ``syncfs``.
+How many files are synced together, and why that is enough, is told in `peatnet.blobs.syncing`.
 """
 
 from __future__ import annotations
@@ -19,12 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from peatnet.blobs.clone import hard_link
-from peatnet.blobs.durable import fsync_dir, side_by_side, temp_path, write_synced
+from peatnet.blobs.durable import temp_path, write_new
 from peatnet.blobs.giving import link_model
 from peatnet.blobs.index import Row
 from peatnet.blobs.info import BlobInfo
 from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.shelf import blob_key
+from peatnet.blobs.syncing import syncing
 from peatnet.errors import LocalProtocolError
 
 if TYPE_CHECKING:
@@ -111,14 +110,15 @@ def link_models(shelf: Shelf, links: Sequence[Link]) -> list[Path]:
     """See `Store.link_models`."""
     targets = [shelf.layout.model_link(link.model_id, link.filename) for link in links]
     odd: list[Link] = []
-    with _all_exclusive(shelf, {link.blob for link in links}):
-        changed = _make_dirs(shelf.layout.models, {target.parent for target in targets})
+    models = shelf.layout.models
+    with _all_exclusive(shelf, {link.blob for link in links}), syncing(models) as sync:
+        changed = _make_dirs(models, {target.parent for target in targets})
         for link, target in zip(links, targets, strict=True):
             if _link_new(shelf.get(link.blob).path, target):
                 changed.add(target.parent)
             else:
                 odd.append(link)
-        side_by_side(fsync_dir, changed)
+        sync(changed)
     for link in odd:
         # Something has the name, or the file system knows no hard links.
         link_model(shelf, *link)
@@ -151,25 +151,24 @@ def _install(shelf: Shelf, blobs: Sequence[SmallBlob]) -> None:
         files.append(_File(temp_path(path.parent), table, blob.table.encode(), _USUAL))
         files.append(_File(temp_path(path.parent), path, blob.data, _READ_ONLY))
     directories = {file.path.parent for file in files}
-    side_by_side(fsync_dir, _make_dirs(layout.blobs, directories))
-    try:
-        side_by_side(_write, files)
-        shelf.index.put_all(
-            Row(b.hash, b.table.size, b.table.chunk_size, b.table.table_hash, b.sha256)
-            for b in blobs
-        )
-        for file in files:
-            with os_errors("renaming to", file.path):
-                os.replace(file.temp, file.path)  # noqa: PTH105  # the crash tests count these
-    except BaseException:
-        for file in files:
-            file.temp.unlink(missing_ok=True)
-        raise
-    side_by_side(fsync_dir, directories)
-
-
-def _write(file: _File) -> None:
-    write_synced(file.temp, file.data, file.mode)
+    with syncing(layout.blobs) as sync:
+        made = _make_dirs(layout.blobs, directories)
+        try:
+            for file in files:
+                write_new(file.temp, file.data, file.mode)
+            sync([*made, *(file.temp for file in files)])
+            shelf.index.put_all(
+                Row(b.hash, b.table.size, b.table.chunk_size, b.table.table_hash, b.sha256)
+                for b in blobs
+            )
+            for file in files:
+                with os_errors("renaming to", file.path):
+                    file.temp.replace(file.path)
+        except BaseException:
+            for file in files:
+                file.temp.unlink(missing_ok=True)
+            raise
+        sync(directories)
 
 
 def _make_dirs(parent: Path, directories: Iterable[Path]) -> set[Path]:

@@ -8,23 +8,17 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from peatnet.blobs.oserrors import os_errors, translated
 from peatnet.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from typing_extensions import Buffer
-
-T = TypeVar("T")
-
-# Syncs that are under way at once: the file system puts those that wait into one commit of its journal.
-_SYNCS = 8
 
 _PREFIX = ".tmp-"
 _TOKEN = secrets.token_hex(6)
@@ -186,19 +180,8 @@ def write_atomic(path: Path, data: Buffer, mode: int = 0o644) -> None:
         rename_durable(temp, path)
 
 
-def side_by_side(act: Callable[[T], object], items: Iterable[T]) -> None:
-    """Do something that mostly waits for the disk to many files at once, a few at a time.
-
-    Raises:
-        PeatnetError: the first error, once all that was begun has ended.
-    """
-    with ThreadPoolExecutor(_SYNCS, "sync") as pool:
-        for done in [pool.submit(act, item) for item in items]:
-            done.result()
-
-
-def write_synced(path: Path, data: Buffer, mode: int) -> None:
-    """Write a new file whose data is durable. Its name is not, before `fsync_dir`.
+def write_new(path: Path, data: Buffer, mode: int) -> None:
+    """Write a new file. Nothing of it is durable yet: see `peatnet.blobs.syncing`.
 
     Raises:
         DiskFull: there is no room; the file may be there, cut short.
@@ -208,7 +191,6 @@ def write_synced(path: Path, data: Buffer, mode: int) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             write_all(fd, data, 0)
-            os.fsync(fd)
         finally:
             os.close(fd)
 

@@ -96,6 +96,7 @@ class Network:
         self._presence_due = trio.Event()
         self._synced_at: dict[str, float] = {}
         self._syncing: set[str] = set()
+        self._sync_again: set[str] = set()  # peers with whom an exchange was wanted while one ran
         self._nursery: trio.Nursery | None = None
         host.on_change.append(self._peer_changed)
 
@@ -153,6 +154,8 @@ class Network:
     def sync_with_all(self) -> None:
         """Bring catalogues together with all connected peers soon, as after a change of trust."""
         self._synced_at.clear()
+        # What runs already goes by how things were when it began, and may lack what counts only now.
+        self._sync_again |= self._syncing
         for peer_id in self._host.connected:
             self._sync_soon(peer_id)
 
@@ -245,6 +248,10 @@ class Network:
             log.error("records not kept", reason=exc.message)  # noqa: TRY400  # our disk, one line is enough
         finally:
             self._syncing.discard(peer_id)
+            if peer_id in self._sync_again:
+                self._sync_again.discard(peer_id)
+                self._synced_at.pop(peer_id, None)
+                self._sync_soon(peer_id)
 
     async def _sync_now_and_then(self) -> None:
         while True:
