@@ -59,13 +59,13 @@ class Intents:
 
         A disk that refuses is asked again the next time.
         """
-        for name in list(self._given_up):
-            async with self._writing:
-                if name in but:
-                    continue
-                try:
-                    await trio.to_thread.run_sync(self._states.drop_intent, name)
-                except PeatnetError as exc:
-                    log.warning("intent not struck", target=name, error=exc.message)
-                    return
-            self._given_up.discard(name)
+        async with self._writing:
+            names = [name for name in self._given_up if name not in but]
+            if not names:
+                return
+            try:
+                await trio.to_thread.run_sync(self._states.drop_intents, names)
+            except PeatnetError as exc:
+                log.warning("intents not struck", count=len(names), error=exc.message)
+                return
+            self._given_up.difference_update(names)

@@ -428,7 +428,8 @@ class Keeper:
         )
         job = self._jobs[name] = Job(name, target, choice, fetch, stirring, member=member)
         job.look_after = member is not None and member.twin
-        log.info("fetching", target=str(target.model or target.blob), source=choice.value)
+        tell = log.info if member is None else log.debug
+        tell("fetching", target=str(target.model or target.blob), source=choice.value)
         self._nursery.start_soon(self._run_job, job)
         if target.model is not None:
             self._on_change(target.model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from peatnet.blobs import Hash
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from peatnet.blobs import Database
 
@@ -126,12 +126,14 @@ class States:
     # Intents: what a person asked for and a crash must not lose
 
     def add_intent(self, target: str, source: str) -> None:
-        """Note that this target is to be fetched, until :meth:`drop_intent`."""
+        """Note that this target is to be fetched, until :meth:`drop_intents`."""
         self._database.execute("INSERT OR REPLACE INTO intents VALUES (?, ?)", (target, source))
 
-    def drop_intent(self, target: str) -> None:
-        """The target was fetched, or is not wanted any more."""
-        self._database.execute("DELETE FROM intents WHERE target = ?", (target,))
+    def drop_intents(self, targets: Iterable[str]) -> None:
+        """The targets were fetched, or are not wanted any more."""
+        with self._database.transaction():
+            for target in targets:
+                self._database.execute("DELETE FROM intents WHERE target = ?", (target,))
 
     def intents(self) -> list[tuple[str, str]]:
         """What was being fetched on request when the node stopped: (target, source choice)."""

@@ -133,8 +133,10 @@ async def test_groups_are_bounded(
     async with world(root, peer) as here:
         await hear(here, files)
         await until(lambda: all_ready(here, files))
-        assert sum(peer.groups) == COUNT
-        assert len(peer.groups) >= 3
+        # The last few may come one by one, when they are fewer than a group at a later look.
+        assert sum(peer.groups) + peer.asked == COUNT
+        assert len(peer.groups) >= 2
+        assert max(peer.groups) < COUNT - 5
 
 
 async def test_what_one_peer_has_not_the_next_is_asked_for(root: Path, files: list[Path]) -> None:
