@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,9 +26,11 @@ class Ends:
     Args:
         source: the process that sends.
         sinks: the processes that receive.
+        size: bytes that each sink is about to write; memory for them is made ready first, see `back_memory`.
     """
 
-    def __init__(self, source: Child, *sinks: Child) -> None:
+    def __init__(self, source: Child, *sinks: Child, size: int) -> None:
+        back_memory(len(sinks) * size)
         self._ends = {"source": [source], "sink": list(sinks)}
         self._before = {name: self._cpu_s(name) for name in self._ends}
 
@@ -59,14 +62,27 @@ def ready_sink(source: Child, arguments: Sequence[str | Path], job: Job) -> Iter
     """
     with running(arguments, job.scratch) as sink:
         sink.read_line()
-        ends = Ends(source, sink)
 
         def take(line: str) -> Sample:
+            ends = Ends(source, sink, size=job.size)
             sink.write_line(line)
             told = json.loads(sink.read_line(timeout=60 + job.size / SLOWEST))
             return ends.sample(job.size, told.pop("seconds"), **told)
 
         yield take
+
+
+def back_memory(size: int) -> None:
+    """Have the machine hold so many bytes of free memory, and a quarter more, that are really there.
+
+    A virtual machine often gets its memory from the host page by page, when it is first used, and gives free pages back
+    after seconds. A write to fresh page cache then costs several times what it costs with pages that somebody
+    has just let go of: which of the two a row meets would depend on the row before it, and on how long its own
+    processes take to start. So all rows meet the latter.
+    """
+    with mmap.mmap(-1, size + size // 4) as memory:
+        pages = len(memory) // mmap.PAGESIZE
+        memory[:: mmap.PAGESIZE] = bytes(pages + bool(len(memory) % mmap.PAGESIZE))
 
 
 def check_file(sent: Path, path: Path) -> None:

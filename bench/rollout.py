@@ -46,7 +46,9 @@ def row(measure: Callable[[Fleet, float], Measured]) -> Opener:
                 fleet(Path(here), NODES, [LOADER]) as found,
             ):
                 publish(found.publisher.data_dir, Path(here), model, MODEL)
-                ends = Ends(found.publisher.child, *(each.child for each in found.nodes))
+                ends = Ends(
+                    found.publisher.child, *(each.child for each in found.nodes), size=job.size
+                )
                 seconds, extras = measure(found, 60 + NODES * size / SLOWEST)
                 used = ends.sample(NODES * size, seconds, real_model=is_real, **extras)
                 for each in found.nodes:
