@@ -29,6 +29,9 @@ class FileHandle:
         self._users = 0
         self._closing = False
         self._idle = threading.Condition(threading.Lock())
+        # The kernel lets one thread at a time write into a file, and lets the others wait for it in a busy loop.
+        # Waiting for this instead costs nothing, and holds up nobody who would not have to wait anyway.
+        self._writing = threading.Lock()
 
     @property
     def closed(self) -> bool:
@@ -73,7 +76,8 @@ class FileHandle:
         """
         fd = self.acquire()
         try:
-            write_all(fd, data, offset)
+            with self._writing:
+                write_all(fd, data, offset)
         except OSError as exc:
             raise translated(exc, "writing", self._path) from exc
         finally:
