@@ -198,8 +198,12 @@ class SmallFetches:
         """
         got: dict[Member, SmallBlob] = {}
         try:
-            with trio.move_on_after(PATIENCE):
-                await self._fetch(group, got)
+            try:
+                with trio.move_on_after(PATIENCE):
+                    await self._fetch(group, got)
+            except* PeatnetError as exc:
+                # A stream that broke just when the time was over.
+                log.debug("small blobs: fetch ended", reason=str(exc.exceptions[0]))
             await self._store({member: blob for member, blob in got.items() if member.wanted})
         except PeatnetError as exc:
             log.warning("small blobs not stored together", count=len(got), error=exc.message)
@@ -262,11 +266,9 @@ class SmallFetches:
             await source.small([Wanted(m.blob, tables[m].size) for m in members], pace, take)
         except IntegrityError as exc:
             self._peers.offend(peer_id, Offence.CORRUPT_CHUNK, exc.message)
-        except RemoteProtocolError as exc:
-            # Who counts offences has been told by the source.
-            log.debug("small blobs: peer broke the protocol", peer=peer_id, reason=exc.message)
-        except NoSource as exc:
-            log.debug("small blobs: peer lost", peer=peer_id, reason=exc.message)
+        except (NoSource, RemoteProtocolError) as exc:
+            # Of what breaks the protocol, the source itself has told those who count offences.
+            log.debug("small blobs: peer of no use", peer=peer_id, reason=exc.message)
 
     # The disk
 
