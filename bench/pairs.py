@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Callable
 from contextlib import contextmanager
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Take = Callable[[str], Sample]
+PIECE = 1024 * 1024
 SLOWEST = 1e6  # bytes a second, below which a run is given up
 
 
@@ -26,11 +27,11 @@ class Ends:
     Args:
         source: the process that sends.
         sinks: the processes that receive.
-        size: bytes that each sink is about to write; memory for them is made ready first, see `back_memory`.
+        job: what each sink is about to write; memory for it is made ready first, see `back_memory`.
     """
 
-    def __init__(self, source: Child, *sinks: Child, size: int) -> None:
-        back_memory(len(sinks) * size)
+    def __init__(self, source: Child, *sinks: Child, job: Job) -> None:
+        back_memory(len(sinks) * job.size, job.scratch)
         self._ends = {"source": [source], "sink": list(sinks)}
         self._before = {name: self._cpu_s(name) for name in self._ends}
 
@@ -64,7 +65,7 @@ def ready_sink(source: Child, arguments: Sequence[str | Path], job: Job) -> Iter
         sink.read_line()
 
         def take(line: str) -> Sample:
-            ends = Ends(source, sink, size=job.size)
+            ends = Ends(source, sink, job=job)
             sink.write_line(line)
             told = json.loads(sink.read_line(timeout=60 + job.size / SLOWEST))
             return ends.sample(job.size, told.pop("seconds"), **told)
@@ -72,17 +73,22 @@ def ready_sink(source: Child, arguments: Sequence[str | Path], job: Job) -> Iter
         yield take
 
 
-def back_memory(size: int) -> None:
+def back_memory(size: int, folder: Path) -> None:
     """Have the machine hold so many bytes of free memory, and a quarter more, that are really there.
 
     A virtual machine often gets its memory from the host page by page, when it is first used, and gives free pages back
     after seconds. A write to fresh page cache then costs several times what it costs with pages that somebody
     has just let go of: which of the two a row meets would depend on the row before it, and on how long its own
-    processes take to start. So all rows meet the latter.
+    processes take to start. So all rows meet the latter: a file is written and taken away.
+
+    Args:
+        size: bytes.
+        folder: on the file system that will be written to.
     """
-    with mmap.mmap(-1, size + size // 4) as memory:
-        pages = len(memory) // mmap.PAGESIZE
-        memory[:: mmap.PAGESIZE] = bytes(pages + bool(len(memory) % mmap.PAGESIZE))
+    piece = bytes(PIECE)
+    with NamedTemporaryFile(dir=folder, buffering=0) as file:
+        for _ in range(size * 5 // 4 // PIECE + 1):
+            file.write(piece)
 
 
 def check_file(sent: Path, path: Path) -> None:

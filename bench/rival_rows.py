@@ -90,7 +90,7 @@ def libtorrent_fetch(path: Path, version: str, encryption: str, job: Job) -> Sam
         libtorrent_ends(torrent, path.parent, [Path(name)], encryption, job) as ends,
     ):
         source, (sink,) = ends
-        usage = Ends(source, sink, size=job.size)
+        usage = Ends(source, sink, job=job)
         sink.write_line("go")
         told = json.loads(sink.read_line(timeout=60 + job.size / SLOWEST))
         for file in [path] if path.is_file() else path.iterdir():

@@ -46,9 +46,7 @@ def row(measure: Callable[[Fleet, float], Measured]) -> Opener:
                 fleet(Path(here), NODES, [LOADER]) as found,
             ):
                 publish(found.publisher.data_dir, Path(here), model, MODEL)
-                ends = Ends(
-                    found.publisher.child, *(each.child for each in found.nodes), size=job.size
-                )
+                ends = Ends(found.publisher.child, *(each.child for each in found.nodes), job=job)
                 seconds, extras = measure(found, 60 + NODES * size / SLOWEST)
                 used = ends.sample(NODES * size, seconds, real_model=is_real, **extras)
                 for each in found.nodes:

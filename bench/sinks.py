@@ -49,7 +49,7 @@ def peatnet(sinks: int) -> Opener:
                 for each in nodes:
                     until("all are connected", lambda each=each: each.connected() == sinks)  # type: ignore[misc]  # https://github.com/python/mypy/issues/12557
                     until("all know the model", lambda each=each: len(each.models()) == 1)  # type: ignore[misc]  # as above
-                ends = Ends(source.child, *(each.child for each in nodes), size=job.size)
+                ends = Ends(source.child, *(each.child for each in nodes), job=job)
                 began = perf_counter()
                 with ThreadPoolExecutor(sinks) as pool:
                     results = list(pool.map(lambda each: each.get("bench"), nodes))
@@ -85,7 +85,7 @@ def libtorrent(sinks: int) -> Opener:
                     source,
                     children,
                 ):
-                    ends = Ends(source, *children, size=job.size)
+                    ends = Ends(source, *children, job=job)
                     began = perf_counter()
                     for child in children:
                         child.write_line("go")

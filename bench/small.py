@@ -77,7 +77,7 @@ def peatnet(job: Job) -> Iterator[Run]:
         ):
             until("the sink knows the publisher", lambda: len(sink.models()) > 0)
             blobs = sink.data_dir / "blobs"
-            ends = Ends(source.child, sink.child, size=job.size)
+            ends = Ends(source.child, sink.child, job=job)
             began = perf_counter()
             sink.client.call("trust_add", {"peer_id": source.peer_id})
             # Counted from outside, so that looking costs the node nothing.

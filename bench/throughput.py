@@ -53,7 +53,7 @@ def peatnet(*, lane: bool, sha256: bool) -> Opener:
             ):
                 until("the sink knows the model", lambda: len(sink.models()) == 1)
                 until("the sink is connected", lambda: sink.connected() == 1)
-                ends = Ends(source.child, sink.child, size=job.size)
+                ends = Ends(source.child, sink.child, job=job)
                 result = sink.get(reference)
                 sample = ends.sample(job.size, result["seconds"])
                 if result["bytes_by_source"] != {f"peer:{source.peer_id}": job.size}:
