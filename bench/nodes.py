@@ -85,6 +85,11 @@ def publish(data_dir: Path, scratch: Path, file: Path, model_id: str) -> None:
     finish([*PEATNET, data_dir, "publish", file, "--id", model_id], scratch)
 
 
+def withdraw(data_dir: Path, scratch: Path, model_id: str) -> None:
+    """Take a manifest back; the file stays, for whoever asks for its hash."""
+    finish([*PEATNET, data_dir, "withdraw", model_id], scratch)
+
+
 def can(option: str, scratch: Path) -> bool:
     """Whether this revision's ``peatnet up`` has an option."""
     return option in finish(["-m", "peatnet", "up", "--help"], scratch).stdout

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from common import GIB, Bench, Job, Opener, Run, Sample, Unavailable, main
-from nodes import ON_DEMAND, can, node, publish
+from nodes import ON_DEMAND, can, node, publish, withdraw
 from pairs import Ends, check_file, file_hash
 from processes import until
 from rival_rows import RIVAL_ROWS
@@ -24,8 +24,8 @@ def peatnet(*, lane: bool, sha256: bool) -> Opener:
 
     Args:
         lane: whether the source offers its bulk lane.
-        sha256: whether the sink has the signed manifest, and so checks its SHA-256 as well; otherwise it asks for the
-            bare hash, trusts nobody, and goes by BLAKE3 alone.
+        sha256: whether the sink has the signed manifest, and so checks its SHA-256 as well; otherwise the manifest is
+            withdrawn, and the sink asks for the bare hash and goes by BLAKE3 alone.
     """
 
     @contextmanager
@@ -33,9 +33,11 @@ def peatnet(*, lane: bool, sha256: bool) -> Opener:
         has_lane = can(NO_LANE, job.scratch)
         if lane and not has_lane:
             raise Unavailable("this revision has no bulk lane")
-        published = job.scratch / "published"
+        published = job.scratch / ("published" if sha256 else "withdrawn")
         if not published.exists():
             publish(published, job.scratch, job.file, "bench")
+            if not sha256:
+                withdraw(published, job.scratch, "bench")
         reference = "bench" if sha256 else file_hash(job.file)
         options = ON_DEMAND if lane or not has_lane else (*ON_DEMAND, NO_LANE)
 
@@ -51,7 +53,7 @@ def peatnet(*, lane: bool, sha256: bool) -> Opener:
                     options=ON_DEMAND,
                 ) as sink,
             ):
-                until("the sink knows the model", lambda: len(sink.models()) == 1)
+                until("the sink knows the model", lambda: len(sink.models()) == int(sha256))
                 until("the sink is connected", lambda: sink.connected() == 1)
                 ends = Ends(source.child, sink.child, job=job)
                 result = sink.get(reference)
