@@ -74,7 +74,7 @@ def ready_sink(source: Child, arguments: Sequence[str | Path], job: Job) -> Iter
 
 
 def back_memory(size: int, folder: Path) -> None:
-    """Have the machine hold so many bytes of free memory, and a quarter more, that are really there.
+    """Have the machine hold twice so many bytes of free memory that are really there.
 
     A virtual machine often gets its memory from the host page by page, when it is first used, and gives free pages back
     after seconds. A write to fresh page cache then costs several times what it costs with pages that somebody
@@ -87,7 +87,7 @@ def back_memory(size: int, folder: Path) -> None:
     """
     piece = bytes(PIECE)
     with NamedTemporaryFile(dir=folder, buffering=0) as file:
-        for _ in range(size * 5 // 4 // PIECE + 1):
+        for _ in range(2 * size // PIECE + 1):
             file.write(piece)
 
 
