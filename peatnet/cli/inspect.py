@@ -60,7 +60,9 @@ def inspect(
         "size": human_size(inspection.size_bytes),
         **inspection.facts,
     }
-    print_table(("FACT", "VALUE"), [(key.replace("_", " "), _cell(value)) for key, value in facts.items()])
+    print_table(
+        ("FACT", "VALUE"), [(key.replace("_", " "), _cell(value)) for key, value in facts.items()]
+    )
     if inspection.findings:
         print_line("")
         print_table(
