@@ -190,8 +190,8 @@ class Store:
         Args:
             path: of a regular file that is not empty.
             mode: how; the source stays as it is except for HARDLINK and MOVE.
-            chunk_size: in bytes; None picks 1 MiB. When the blob is here already it keeps the
-                chunk size that it has.
+            chunk_size: in bytes; None picks one by the file's size. When the blob is here already it
+                keeps the chunk size that it has.
             progress: called with the bytes read so far.
             pin: pin it for this reason as well, so that no `gc` can come in between.
 
