@@ -145,7 +145,7 @@ def test_nothing_is_left_after_a_failure(built: Any) -> None:
 def test_what_cannot_be_built_to_the_end_is_taken_down(
     built: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(built, "BURST", "no size")
+    monkeypatch.setattr(built, "BURST", -1)
     with pytest.raises(built.Unavailable, match="tbf"), built.laboratory(2, 10**8):
         pytest.fail("it was built")
     assert not [name for name in namespaces() if f"-{os.getpid()}-" in name]

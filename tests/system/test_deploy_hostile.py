@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from support.deploying import current, outcome, state_of, wait_loaded, with_loader
 from support.files import make_model
 from support.records import manifest_of, record_of
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.nodes import Cluster
+
+# Many nodes, or limits that take their time: ./scripts/test --all
+pytestmark = pytest.mark.slow
 
 RECORDS = "/peatnet/records/1"
 FRIEND = KeyPair.from_seed(b"a publisher that is trusted.....")

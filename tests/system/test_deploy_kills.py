@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 from typing import TYPE_CHECKING
 
+import pytest
 from support.deploying import current, outcome, wait_loaded, with_loader
 from support.files import MIB, blake3_of, chunks_on_disk, make_model
 from support.records import manifest_of
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.nodes import Cluster
+
+# Many nodes, or limits that take their time: ./scripts/test --all
+pytestmark = pytest.mark.slow
 
 SIZE = 12 * MIB + 5
 

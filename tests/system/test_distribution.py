@@ -61,6 +61,7 @@ def test_a_real_model_reaches_four_nodes_and_a_late_joiner(
             "blob_hash": blob_hash,
             "local_path": str(late.copy_of("minilm")),
             "error": None,
+            "in_service": False,
         }
     ]
     out = tmp_path / "out.safetensors"

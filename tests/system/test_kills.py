@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from support.nodes import Cluster, Node
 
+CHUNK = 256 * 1024  # what a small file is cut into
 CHUNKS = 25  # the last one is short
-SIZE = 24 * MIB + 12_345
+SIZE = 24 * CHUNK + 12_345
 
 
 def served(log: Path) -> list[int]:
@@ -30,7 +31,7 @@ def wait_chunks(node: Node, model: Path, count: int) -> None:
     """Waits until that many chunks are on the node's disk, as seen from outside of it."""
     partial = node.partial_file(blake3_of(model))
     wait_until(
-        lambda: len(chunks_on_disk(partial, model)) >= count,
+        lambda: len(chunks_on_disk(partial, model, CHUNK)) >= count,
         what=f"{count} chunks in {partial}",
         every=0.01,
     )
@@ -56,7 +57,7 @@ def test_a_downloader_killed_again_and_again_fetches_nothing_twice(
         # What it had asked for is read until the source notices.
         wait_until(lambda: source.connected() == set())
         assert held & set(served(log)[mark:]) == set()
-        now = chunks_on_disk(partial, model)
+        now = chunks_on_disk(partial, model, CHUNK)
         assert now >= held
         assert point <= len(now) < CHUNKS
         held = now
@@ -89,8 +90,8 @@ def test_http_takes_over_from_a_source_that_was_killed(cluster: Cluster, tmp_pat
         by_http = got["bytes_by_source"].pop(f"http:{web.url.split('/')[2]}")
         assert got["bytes_by_source"] == {}
         assert by_peer in {
-            8 * MIB,
-            7 * MIB + SIZE % MIB,
+            8 * CHUNK,
+            7 * CHUNK + SIZE % CHUNK,
         }  # the short chunk may have been among them
         assert by_peer + by_http == SIZE
         assert web.bytes_sent == by_http
@@ -121,7 +122,7 @@ def test_a_slow_line_that_breaks_is_taken_up_again(cluster: Cluster, tmp_path: P
     log = tmp_path / "served"
     source = cluster.up("source", rogue={"served": str(log)})
     source.json("publish", model, "--id", "m")
-    with Proxy(source.port, rate=16 * MIB) as proxy:
+    with Proxy(source.port, rate=4 * MIB) as proxy:
         taker = cluster.up(
             "taker",
             *("--peer", proxy.addr(source.addr), "--trust", source.peer_id, "--fetch", "all"),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from support.nodes import Cluster, Node
 
+# Many nodes, or limits that take their time: ./scripts/test --all
+pytestmark = pytest.mark.slow
+
 SIZE = 12 * MIB
 # At 4 MB/s these are 3.1 s; a fifth of a second and one chunk may come in advance.
 LEAST_SECONDS = 2.5

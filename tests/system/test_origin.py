@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from support.nodes import Cluster, Node
 
+# Many nodes, or limits that take their time: ./scripts/test --all
+pytestmark = pytest.mark.slow
+
 SIZE = 12 * MIB + 777
 FLEET = 6
 PUBLISHER = KeyPair.from_seed(bytes(31) + b"o")
