@@ -236,6 +236,7 @@ async def test_giving_up(bench: Bench) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(activate)
         await until((bench.root / "waiting").exists)
+        assert loaders_running(bench.root) > 0
         assert not await bench.activator.cancel("m", "another")
         assert not await bench.activator.cancel("n")
         assert await bench.activator.cancel("m", "c")
