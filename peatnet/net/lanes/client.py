@@ -121,32 +121,42 @@ class LaneClient:
         """
         errors: list[str] = []
         won: list[LaneSocket] = []
-        with trio.move_on_after(CONNECT_TIMEOUT), bare_errors():
-            async with trio.open_nursery() as nursery:
-                for host, port in self._targets(offer):
-                    failed = trio.Event()
-
-                    async def connect(
-                        host: str = host, port: int = port, failed: trio.Event = failed
-                    ) -> None:
-                        try:
-                            lane = await self._connect_to(host, port, offer.fingerprint)
-                        except (PeerLost, OSError) as exc:
-                            errors.append(f"{host} port {port}: {exc}")
-                            failed.set()
-                        else:
-                            won.append(lane)
-                            nursery.cancel_scope.cancel()
-
-                    nursery.start_soon(connect)
-                    with trio.move_on_after(NEXT_ADDRESS_AFTER):
-                        await failed.wait()
+        try:
+            with trio.move_on_after(CONNECT_TIMEOUT), bare_errors():
+                await self._race(offer, won, errors)
+        except BaseException:
+            # Cancelled just when one had been found.
+            for lane in won:
+                lane.close()
+            raise
         for spare in won[1:]:
             spare.close()
         if not won:
             why = "; ".join(errors) or f"no answer in {CONNECT_TIMEOUT:.0f} s"
             raise PeerLost(f"cannot be reached: {why:.300}")
         return won[0]
+
+    async def _race(self, offer: LaneOffer, won: list[LaneSocket], errors: list[str]) -> None:
+        """Try one address after the other, not waiting long for any; those that answer are in ``won``."""
+        async with trio.open_nursery() as nursery:
+            for host, port in self._targets(offer):
+                failed = trio.Event()
+
+                async def connect(
+                    host: str = host, port: int = port, failed: trio.Event = failed
+                ) -> None:
+                    try:
+                        lane = await self._connect_to(host, port, offer.fingerprint)
+                    except (PeerLost, OSError) as exc:
+                        errors.append(f"{host} port {port}: {exc}")
+                        failed.set()
+                    else:
+                        won.append(lane)
+                        nursery.cancel_scope.cancel()
+
+                nursery.start_soon(connect)
+                with trio.move_on_after(NEXT_ADDRESS_AFTER):
+                    await failed.wait()
 
     def _targets(self, offer: LaneOffer) -> list[tuple[str, int]]:
         known = self._known_address()
