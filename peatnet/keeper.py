@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,6 @@ import trio
 
 from peatnet.blobs import Hash
 from peatnet.concurrency import Stirring, cancellable, first_error
-from peatnet.config import FetchPolicy
-from peatnet.deploy.probe import HardwareProbe
 from peatnet.errors import (
     HttpSourceError,
     IntegrityError,
@@ -30,8 +28,8 @@ from peatnet.errors import (
 from peatnet.fetching import USUAL_PRIORITY, BlobFetch
 from peatnet.intents import Intents
 from peatnet.jobs import Job, fetch_name, retry_key, share_of
-from peatnet.library import Target
 from peatnet.log import get_logger
+from peatnet.policy import Policy
 from peatnet.retrying import LONGEST_RETRY, Retries
 from peatnet.small_fetch import SmallFetches
 from peatnet.views import SourceChoice
@@ -39,12 +37,13 @@ from peatnet.views import SourceChoice
 if TYPE_CHECKING:
     # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     import random
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from trio_typing import TaskStatus
 
     from peatnet.blobs import BlobInfo
-    from peatnet.library import Library, Model
+    from peatnet.deploy.probe import HardwareProbe
+    from peatnet.library import Library, Model, Target
     from peatnet.small_fetch import Member
     from peatnet.states import Key
     from peatnet.tables import Peers
@@ -97,8 +96,7 @@ class Keeper:
         # Names that somebody sees to, and how many do: the policy leaves them alone.
         self._claims: Counter[str] = Counter()
         self._intents = Intents(library.states)
-        config = library.config
-        self._hardware = HardwareProbe(config.data_dir, config.hardware.overrides())
+        self._policy = Policy(library)
         self._wake = trio.Event()
         # Something has changed since the last look at all models; otherwise the next ones of the queue are started.
         self._changed = True
@@ -124,7 +122,7 @@ class Keeper:
     @property
     def hardware(self) -> HardwareProbe:
         """What this machine has, as models are held against it."""
-        return self._hardware
+        return self._policy.hardware
 
     def fetching(self) -> set[Hash]:
         """The blobs that are being fetched, or were asked for and will be."""
@@ -231,13 +229,19 @@ class Keeper:
         Where the context ends well, the target is not asked for any more.
         """
         name = fetch_name(target.model, target.blob)
-        self._claims[name] += 1
-        try:
+        with self.claimed(name):
             if (job := self._jobs.get(name)) is not None:
                 job.scope.cancel()
                 await job.done.wait()
             yield
             self._intents.give_up(name)
+
+    @contextmanager
+    def claimed(self, name: str) -> Iterator[None]:
+        """The policy starts no fetch of this name for as long as the context lasts: somebody sees to it."""
+        self._claims[name] += 1
+        try:
+            yield
         finally:
             self._unclaim(name)
 
@@ -260,7 +264,7 @@ class Keeper:
             if self._lasting:
                 await self._intents.load()
             # Asking the drivers may take a second.
-            await trio.to_thread.run_sync(self._hardware.lasting)
+            await trio.to_thread.run_sync(self._policy.hardware.lasting)
             task_status.started()
             rested = soonest = -math.inf
             while True:
@@ -283,13 +287,13 @@ class Keeper:
         now = trio.current_time()
         soonest = now + LONGEST_RETRY
         models = self._library.models()
-        wanted = [(target, SourceChoice.ANY) for target in self._wanted(models)]
+        wanted = [(target, SourceChoice.ANY) for target in self._policy.wanted(models)]
         self._end_unwanted(
             {fetch_name(model, self._library.blob_of(model)) for model in models},
             {fetch_name(target.model, target.blob) for target, _ in wanted},
         )
         for name, choice in list(self._intents.left.items()):
-            intended = self._intended(name)
+            intended = self._policy.intended(name)
             if intended is not None:
                 wanted.insert(0, (intended, choice))
             elif name not in self._jobs:
@@ -335,7 +339,12 @@ class Keeper:
             job.look_after = True
         taken = job is not None or name in self._claims
         # What has changed since the last look may not have been looked at yet.
-        return model is not None and not taken and self._counts(model) and self._wants(model)
+        return (
+            model is not None
+            and not taken
+            and self._policy.counts(model)
+            and self._policy.wants(model)
+        )
 
     def _end_unwanted(self, live: set[str], wanted: set[str]) -> None:
         """End what was withdrawn or replaced by a newer record, and what only a policy wanted that has changed."""
@@ -358,55 +367,13 @@ class Keeper:
         )
         return taken + share_of(target) <= PARALLEL_FETCHES
 
-    def _counts(self, model: Model) -> bool:
-        return self._library.ledger.counts(model.record)
-
-    def _intended(self, name: str) -> Target | None:
-        """What an intent means now; None where there is nothing to do for it any more."""
-        publisher, _, key = name.rpartition("/")
-        try:
-            if publisher:
-                model = self._library.find_model((publisher, key))
-                target = Target(model, self._library.blob_of(model))
-            else:
-                target = self._library.find(name)
-        except PeatnetError as exc:
-            log.info("intent dropped", target=name, reason=exc.message)
-        else:
-            if not self._is_done(target):
-                return target
-        return None
-
-    def _is_done(self, target: Target) -> bool:
-        if target.model is not None:
-            return self._library.ready_info(target.model) is not None
-        return target.blob is not None and self._library.store.info(target.blob) is not None
-
-    def _wanted(self, models: list[Model]) -> list[Target]:
-        return [
-            Target(model, self._library.blob_of(model)) for model in models if self._wants(model)
-        ]
-
-    def _wants(self, model: Model) -> bool:
-        config = self._library.config
-        # Asked anew, since a fetch goes by the model as it was when it began.
-        trusted = self._library.ledger.is_trusted(model.publisher)
-        if config.fetch is FetchPolicy.NONE or not trusted:
-            return False
-        state = self._library.state(model)
-        if state.removed or self._library.ready_info(model) is not None:
-            return False
-        if config.fetch is FetchPolicy.ALL:
-            return True
-        return self._hardware.lasting().can_run(model.manifest)
-
     def _wanted_anyway(self, job: Job) -> bool:
         if job.name in self._intents.left:
             return True
         return (
             self._peers is not None
             and job.target.model is not None
-            and self._wants(job.target.model)
+            and self._policy.wants(job.target.model)
         )
 
     def _start(

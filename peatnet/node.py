@@ -147,8 +147,8 @@ class Node:
         info = await trio.to_thread.run_sync(take)
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            # From here on all of it happens, or nothing.
-            with trio.CancelScope(shield=True):
+            # From here on all of it happens, or nothing. The keeper would fetch what is signed and not yet ready.
+            with trio.CancelScope(shield=True), self._keeper.claimed(info.hash.hex()):
                 signed = fill_in(manifest, path, info)
                 record = await self._library.ledger.sign(
                     RecordType.MANIFEST, signed.key, signed.to_json()

@@ -195,3 +195,31 @@ async def test_a_subscriber_that_closed_its_end_is_in_nobodys_way(config: Any, o
         with trio.fail_after(5):
             while await changes.receive() != ModelChanged("m", "1.0.0", "withdrawn"):
                 pass
+
+
+async def test_a_node_does_not_fetch_what_it_publishes(config: Any, one: Path) -> None:
+    async with open_node(config) as node:
+        set_ready, looked = node._library.set_ready, trio.Event()
+        look = node._keeper._policy.wanted
+
+        def wanted(models: Any) -> Any:
+            found = look(models)
+            if found:
+                looked.set()
+            return found
+
+        def set_ready_late(*args: Any) -> Any:
+            trio.from_thread.run(looked.wait)
+            return set_ready(*args)
+
+        node._keeper._policy.wanted = wanted  # type: ignore[method-assign]  # tells of it
+        node._library.set_ready = set_ready_late  # type: ignore[method-assign]  # after the keeper has looked
+        async with node.subscribe() as changes:
+            await node.publish(one, draft("m"))
+            told = [
+                changes.receive_nowait() for _ in range(changes.statistics().current_buffer_used)
+            ]
+        assert {change.status for change in told if isinstance(change, ModelChanged)} == {
+            "available"
+        }
+        assert [view.status for view in await node.models()] == ["ready"]
