@@ -108,6 +108,7 @@ class Board:
             self.living_http += 1
         else:
             self.partial += 1
+        self.wake(source)
 
     def ask(self, source: Source, index: int, ask: Ask) -> None:
         """A request goes out."""

@@ -329,3 +329,13 @@ def test_late_news_of_a_source_that_is_gone() -> None:
     assert swarm.handle(SourceGained("a", [0]), 0) == []
     assert swarm.handle(ChunkArrived("a", 0), 0) == []
     assert swarm.bytes_by_source == {"a": 10}
+
+
+def test_one_that_began_with_nothing_takes_over_from_one_that_went() -> None:
+    swarm = make(2, first_window=1)
+    swarm.handle(SourceJoined("late", Tier.PEER, 1), 0)
+    swarm.handle(SourceHas("late", bitmap(swarm)), 0)
+    (asked,) = requests(join(swarm, "a"))
+    # No news for a download that wants only the other chunk, for now.
+    assert swarm.handle(SourceGained("late", [asked]), 1) == []
+    assert requests(swarm.handle(SourceLost("a"), 2), "late") == [asked]

@@ -248,16 +248,32 @@ class SwarmMachine(RuleBasedStateMachine):
                 assert view.chunks == len(self.alive[view.name].has)
 
     @invariant()
+    def who_has_room_is_on_a_list(self) -> None:
+        """A living source that could take one more request is looked at again, now or when something changes."""
+        board = self.swarm._board
+        assert not board.hungry.keys() & board.starved.keys()
+        if not self.stopped and not self.swarm.complete:
+            roomy = {each for each in board.living.values() if len(each.out) < each.window}
+            assert roomy <= board.hungry.keys() | board.starved.keys()
+
+    @invariant()
     def nothing_lies_idle(self) -> None:
-        """A wanted chunk that a fresh peer could deliver is always asked for while the peer has room."""
+        """A wanted chunk that a fresh peer could deliver is always asked for while the peer has room.
+
+        A slow one may be left alone with what other peers have.
+        """
         if self.stopped or Tier.PEER not in self.tiers:
             return
         asked = set().union(*(each.out for each in self.alive.values()))
+        peers = [each for each in self.alive.values() if each.tier is Tier.PEER]
         for name, each in self.alive.items():
             view = next(view for view in self.swarm.sources() if view.name == name)
             source = self.swarm._board.sources[name]
             if each.tier is Tier.PEER and view.out < view.window and source.rest_until <= self.now:
-                assert not each.has - self.have - asked - source.avoid
+                idle = each.has - self.have - asked - source.avoid
+                if source.pace.chunk_time > self.swarm._board.slow_from:
+                    idle -= set().union(*(other.has for other in peers if other is not each))
+                assert not idle
 
     def teardown(self) -> None:
         """Whatever happened: an honest peer that has everything and stays gets the download done."""
