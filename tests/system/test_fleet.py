@@ -7,6 +7,7 @@ import subprocess
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from support.files import MIB, make_model
 from support.nodes import finish
 from support.waiting import wait_until
@@ -104,20 +105,13 @@ def test_the_fleet_and_where_a_model_stands(cluster: Cluster, tmp_path: Path) ->
     assert "m@1.0.0" in table[1]
     first.run("status", "nothing").failed(NotFound)
 
-    check_those_who_go(first, good, wary)
-
-
-def check_those_who_go(first: Node, good: Node, wary: Node) -> None:
-    # One is stopped and says so; one is killed and says nothing.
+    # One is stopped and says so.
     good.stop()
     view = wait_view(first, "m", lambda view: view["counts"]["unknown"] == 1, 20)
     gone = by_name(view)["good"]
     assert gone["reason"].startswith("not seen for ")
     assert gone["reason"].endswith("(it was stopped)")
-    wary.kill()
-    view = wait_view(first, "m", lambda view: view["counts"]["unknown"] == 2, 80)
-    assert by_name(view)["wary"]["reason"].startswith("not seen for ")
-    assert [each["seen"] for each in first.json("fleet")] == [True, False, True, False]
+    assert [each["seen"] for each in first.json("fleet")] == [True, False, True, True]
 
     # Who is missing is known after a restart, too, and also without a node.
     first.stop()
@@ -125,8 +119,24 @@ def check_those_who_go(first: Node, good: Node, wary: Node) -> None:
     assert {name for name, seen in names.items() if not seen} >= {"good", "tiny", "wary"}
     first.run("fleet", "--forget", "wary").ok()
     first.run("fleet", "--forget", "wary").failed(NotFound)
+    wary.stop()
     first.up("--name", "first")
     assert {each["name"] for each in first.json("fleet")} == {"first", "good", "tiny"}
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_is_missed(cluster: Cluster) -> None:
+    first = cluster.up("first", "--name", "first")
+    other = cluster.up("other", "--name", "other", "--peer", first.addr)
+    other.wait_connected(first)
+    wait_until(lambda: len(first.call("fleet")) == 2, what="two nodes")
+    other.kill()
+    wait_until(lambda: not by_seen(first)["other"], 80, what="the other to be missed", every=0.2)
+    assert by_seen(first)["first"]
+
+
+def by_seen(node: Node) -> dict[str, bool]:
+    return {each["name"]: each["seen"] for each in node.call("fleet")}
 
 
 def test_watching_a_download_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
