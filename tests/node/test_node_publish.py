@@ -213,7 +213,7 @@ async def test_a_node_does_not_fetch_what_it_publishes(config: Any, one: Path) -
             return set_ready(*args)
 
         node._keeper._policy.wanted = wanted  # type: ignore[method-assign]  # tells of it
-        node._library.set_ready = set_ready_late  # type: ignore[method-assign]  # after the keeper has looked
+        node._library.set_ready = set_ready_late  # type: ignore[method-assign, assignment]  # after the keeper has looked
         async with node.subscribe() as changes:
             await node.publish(one, draft("m"))
             told = [
