@@ -20,9 +20,10 @@ from peatnet.records import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from peatnet.library import Library, Model
+    from peatnet.library import Library
     from peatnet.models import ModelManifest
     from peatnet.records import Record
+    from peatnet.targets import Model
 
 _SHORTEST_ID: Final = 6
 """Digits of a command id that name a command; fewer are a slip of the pen."""

@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 
     from peatnet.deploy.activation import Outcome
     from peatnet.keeper import Keeper
-    from peatnet.library import Library, Model
+    from peatnet.library import Library
     from peatnet.models import ModelManifest, ModelUpdateCommand
     from peatnet.ordered import OrderedModel
     from peatnet.records import Record
+    from peatnet.targets import Model
 
 # After a fetch that failed: the first wait, and the longest. A peer that comes shortens all but the first.
 FIRST_RETRY: Final = 2.0

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo, ChunkTable, Store
     from peatnet.config import Config
-    from peatnet.library import Target
+    from peatnet.targets import Target
     from peatnet.transfer.budget import DownloadBudget
 
 REPORT_INTERVAL = 0.1
@@ -147,7 +147,10 @@ class BlobFetch:
                 with bare_errors():
                     return await self._fetch_chunks(self._blob, offer)
             except IntegrityError as exc:
-                if offer.giver is None or self._peers is None:
+                # Of a peer's table of the blob that the manifest names, the blob's own hash is the judge.
+                download = self._download
+                innocent = self._named and download is not None and download.contradicted
+                if offer.giver is None or self._peers is None or innocent:
                     raise
                 self._misled(self._peers, offer.giver, exc)
 

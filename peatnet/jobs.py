@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo, Hash
     from peatnet.concurrency import Stirring
-    from peatnet.library import Model, Target
     from peatnet.retrying import RetryKey
     from peatnet.small_fetch import Member
+    from peatnet.targets import Model, Target
     from peatnet.views import SourceChoice
 
 # A small blob waits for its peer and its disk far longer than it moves bytes, and takes less of a place.

@@ -43,10 +43,11 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo
     from peatnet.deploy.probe import HardwareProbe
-    from peatnet.library import Library, Model, Target
+    from peatnet.library import Library
     from peatnet.small_fetch import Member
     from peatnet.states import Key
     from peatnet.tables import Peers
+    from peatnet.targets import Model, Target
     from peatnet.transfer.budget import DownloadBudget
     from peatnet.views import Progress
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,8 @@ from peatnet.identity import load_or_create
 from peatnet.ledger import Ledger
 from peatnet.models import ModelStatus, parse_reference
 from peatnet.places import Places
-from peatnet.states import Key, LocalState, States
+from peatnet.states import LocalState, States
+from peatnet.targets import Model, Target, best_of, check_against
 from peatnet.views import ModelView
 
 if TYPE_CHECKING:
@@ -32,48 +33,12 @@ if TYPE_CHECKING:
     from peatnet.config import Config
     from peatnet.deploy.activation import Standing
     from peatnet.identity import Identity
-    from peatnet.models import ModelManifest
-    from peatnet.records import Record
+    from peatnet.states import Key
 
 # Why a blob is pinned that is being published and has no manifest yet.
 PUBLISHING = "publish"
 _DOWNLOADING = "download"
 _HASH_DIGITS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A manifest that counts: in the catalogue, and not withdrawn."""
-
-    record: Record
-    manifest: ModelManifest
-    trusted: bool
-
-    @property
-    def publisher(self) -> str:
-        """Who signed it."""
-        return str(self.record.publisher)
-
-    @property
-    def key(self) -> Key:
-        """Its name among all models."""
-        return self.publisher, self.record.key
-
-    @property
-    def blob(self) -> Hash | None:
-        """The blob that the manifest names; foreign manifests may name none."""
-        return Hash.parse(self.manifest.blob_hash) if self.manifest.blob_hash else None
-
-    def __str__(self) -> str:
-        return self.record.key
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a reference means: a model, a bare blob, or a model found by its blob."""
-
-    model: Model | None
-    blob: Hash | None
 
 
 class Library:
@@ -138,7 +103,7 @@ class Library:
         ]
         hashes = self._beginning(prefix, models) if prefix is not None else set()
         if named:
-            best = _best(reference, named)
+            best = best_of(reference, named)
             if hashes and not best.trusted:
                 raise Ambiguous(
                     f"{reference!r} is a model of a publisher that is not trusted, "
@@ -186,7 +151,7 @@ class Library:
             if self.blob_of(model) == blob and (
                 info is None or check_against(model.manifest, info) is None
             ):
-                return Target(model, blob)
+                return Target(model, blob, hearsay=not model.trusted)
         return Target(None, blob)
 
     def blob_of(self, model: Model) -> Hash | None:
@@ -452,27 +417,6 @@ class Library:
             in_service=info is not None and self.standing(model, info) is not None,
             error=state.error if info is None and tried else None,
         )
-
-
-def _best(reference: str, named: list[Model]) -> Model:
-    trusted = [model for model in named if model.trusted]
-    candidates = trusted or named
-    publishers = sorted({model.publisher for model in candidates})
-    if len(publishers) > 1:
-        raise Ambiguous(
-            f"{reference!r} is published by {len(publishers)} publishers: {', '.join(publishers)}",
-            hint="name the blob by its hash; `peatnet models` shows it",
-        )
-    return max(candidates, key=lambda model: model.record.order)
-
-
-def check_against(manifest: ModelManifest, info: BlobInfo) -> str | None:
-    """What of a manifest a blob contradicts, in words; None where they agree."""
-    if manifest.size_bytes and manifest.size_bytes != info.size:
-        return f"the file has {info.size} bytes, the manifest says {manifest.size_bytes}"
-    if manifest.sha256 and info.sha256 is not None and manifest.sha256 != info.sha256:
-        return f"the file's SHA-256 is {info.sha256}, the manifest says {manifest.sha256}"
-    return None
 
 
 @contextmanager

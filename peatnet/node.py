@@ -8,7 +8,6 @@ All methods belong to the trio task tree that opened the node. Blocking work is 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,16 +16,18 @@ import trio
 from peatnet.blobs import AddMode, Hash
 from peatnet.commanding import Commander
 from peatnet.concurrency import Feed, cancellable
-from peatnet.errors import AlreadyExists, InUse, NotFound, UsageError
+from peatnet.errors import IntegrityError, InUse, NoSource, NotFound, UsageError
 from peatnet.executor import Executor
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.keeper import Keeper
-from peatnet.library import PUBLISHING, Model
+from peatnet.library import PUBLISHING
 from peatnet.lookout import Lookout
-from peatnet.publishing import fill_in, let_go, take_file
+from peatnet.peer_list import peer_views
+from peatnet.publishing import check_out, fill_in, let_go, take_file
 from peatnet.records import RecordType
 from peatnet.records.bodies import Withdrawal
 from peatnet.reporting import Reporter
+from peatnet.targets import Model, Target
 from peatnet.transfer.budget import DownloadBudget
 from peatnet.views import (
     Change,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
     from peatnet.blobs import BlobInfo, GcReport, VerifyReport
-    from peatnet.library import Library, Target
+    from peatnet.library import Library
     from peatnet.models import ModelManifest
     from peatnet.net.network import Network
     from peatnet.records import Record
@@ -216,20 +217,7 @@ class Node:
         """The other nodes that this node knows."""
         if self._network is None:
             return []
-        known = self._network.dialer.known()
-        banned = self._network.banned()
-        now = datetime.now(UTC)
-        views = []
-        for peer_id in sorted({*known, *banned, *self._network.connected}):
-            until = None
-            if peer_id in banned:
-                end = now + timedelta(seconds=banned[peer_id])
-                until = end.isoformat(timespec="seconds").replace("+00:00", "Z")
-            addrs = [f"{address}/p2p/{peer_id}" for address in known.get(peer_id, [])]
-            connected = peer_id in self._network.connected
-            lanes = self._network.lanes(peer_id)
-            views.append(PeerView(peer_id, addrs, connected, until, lanes))
-        return views
+        return peer_views(self._network)
 
     def subscribe(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:
         """Changes as they happen, for as long as the context lasts.
@@ -288,11 +276,16 @@ class Node:
             raise UsageError(f"priority {priority}: 1 (most urgent) to 5 are meant")
         target = self._library.find(reference)
         if out is not None:
-            _check_out(out, force=force)
-        info = await trio.to_thread.run_sync(self._complete, target)
-        by_source: dict[str, int] = {}
-        if info is None:
-            info, by_source = await self._keeper.get(target, source, progress, priority=priority)
+            check_out(out, force=force)
+        have = partial(self._have, choice=source, priority=priority, report=progress)
+        try:
+            info, by_source = await have(target)
+        except (IntegrityError, NoSource):
+            if not target.hearsay:
+                raise
+            # A stranger's word on it may be wrong, and must keep nobody from getting what its hash names.
+            target = Target(None, target.blob)
+            info, by_source = await have(target)
         path = info.path
         if target.model is not None:
             path = await trio.to_thread.run_sync(self._library.set_ready, target.model, info)
@@ -303,6 +296,19 @@ class Node:
             path = out
         seconds = trio.current_time() - began
         return GetResult(str(path), info.hash.hex(), info.size, seconds, by_source)
+
+    async def _have(
+        self,
+        target: Target,
+        *,
+        choice: SourceChoice,
+        priority: int,
+        report: Callable[[Progress], None] | None,
+    ) -> tuple[BlobInfo, dict[str, int]]:
+        info = await trio.to_thread.run_sync(self._complete, target)
+        if info is not None:
+            return info, {}
+        return await self._keeper.get(target, choice, report, priority=priority)
 
     def _complete(self, target: Target) -> BlobInfo | None:
         here = self._library.store.info(target.blob) if target.blob is not None else None
@@ -485,12 +491,3 @@ class Node:
             if self._follows_commands:
                 await nursery.start(self._executor.run)
             task_status.started()
-
-
-def _check_out(out: Path, *, force: bool) -> None:
-    if out.is_dir():
-        raise UsageError(f"{out} is a directory", hint="give the name of a file")
-    if out.exists() and not force:
-        raise AlreadyExists(f"{out} exists", hint="--force overwrites it")
-    if not out.parent.is_dir():
-        raise NotFound(f"the directory {out.parent} does not exist", hint="make it first")

@@ -11,9 +11,9 @@ from peatnet.blobs.durable import make_dir, unlink_durable, write_atomic
 from peatnet.deploy.activation import Phase
 from peatnet.deploy.rollout import load_failed
 from peatnet.errors import IntegrityError
-from peatnet.library import Model, Target
 from peatnet.log import get_logger
 from peatnet.models import parse_reference
+from peatnet.targets import Model, Target
 
 if TYPE_CHECKING:
     from pathlib import Path

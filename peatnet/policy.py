@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from peatnet.config import FetchPolicy
 from peatnet.deploy.probe import HardwareProbe
 from peatnet.errors import PeatnetError
-from peatnet.library import Target
 from peatnet.log import get_logger
+from peatnet.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peatnet.library import Library, Model
+    from peatnet.library import Library
+    from peatnet.targets import Model
 
 log = get_logger(__name__)
 

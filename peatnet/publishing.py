@@ -1,4 +1,8 @@
-"""How a file of the user's becomes a blob with a manifest: taken in, checked, and let go only when all is well."""
+"""Where a node meets the user's own files.
+
+How one becomes a blob with a manifest: taken in, checked, and let go only when all is well; and whether a copy of a blob
+may be put where the user wants one.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from peatnet.blobs import AddMode
 from peatnet.blobs.durable import unlink_durable
-from peatnet.errors import IntegrityError, NotFound, StorageError, UsageError
-from peatnet.library import PUBLISHING, check_against
+from peatnet.errors import AlreadyExists, IntegrityError, NotFound, StorageError, UsageError
+from peatnet.library import PUBLISHING
+from peatnet.targets import check_against
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,3 +76,19 @@ def let_go(path: Path, info: BlobInfo) -> None:
     """
     if path.resolve() != info.path.resolve():
         unlink_durable(path)
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Whether a copy can be left at a path; ``force``: also in the place of a file. Blocks.
+
+    Raises:
+        UsageError: it is a directory.
+        AlreadyExists: there is a file.
+        NotFound: its directory does not exist.
+    """
+    if out.is_dir():
+        raise UsageError(f"{out} is a directory", hint="give the name of a file")
+    if out.exists() and not force:
+        raise AlreadyExists(f"{out} exists", hint="--force overwrites it")
+    if not out.parent.is_dir():
+        raise NotFound(f"the directory {out.parent} does not exist", hint="make it first")

@@ -10,7 +10,6 @@ import trio
 
 from peatnet.config import FetchPolicy
 from peatnet.deploy.hardware import shortfalls
-from peatnet.library import Model
 from peatnet.models import ModelStatus
 from peatnet.net.node_status import (
     MAX_MODELS,
@@ -20,6 +19,7 @@ from peatnet.net.node_status import (
     ModelReport,
     NodeStatus,
 )
+from peatnet.targets import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from peatnet.blobs import BlobInfo, ChunkTable, Hash
-    from peatnet.library import Library, Model, Target
+    from peatnet.library import Library
     from peatnet.retrying import RetryKey
     from peatnet.tables import Peers
+    from peatnet.targets import Model, Target
     from peatnet.transfer.budget import DownloadBudget
     from peatnet.views import SourceChoice
 

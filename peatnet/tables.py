@@ -15,8 +15,8 @@ from peatnet.net.standing import Offence
 
 if TYPE_CHECKING:
     from peatnet.blobs import Hash
-    from peatnet.library import Target
     from peatnet.net.claims import Claims
+    from peatnet.targets import Target
     from peatnet.transfer import Source
 
 # How often the connected peers are looked over for new sources, in seconds; new connections and announcements

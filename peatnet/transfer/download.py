@@ -55,6 +55,9 @@ class Download:
         pin: the reason for which the complete blob is pinned, in place of the pin that a download has; None leaves
             that one.
         clock: seconds, never backwards, on the same scale as trio's clock, by which the engine sleeps.
+
+    Attributes:
+        contradicted: the bytes are the blob, but do not have the SHA-256: whoever gave that is wrong, not who sent them.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Download:
         self.table = table
         self._store = store
         self._sha256 = sha256.lower() if sha256 else None
+        self.contradicted = False
         self._rng = rng
         self._settings = settings
         self._on_ban = on_ban if table_signed else None
@@ -233,6 +237,7 @@ class Download:
         if hasher.blake3 != self.hash:
             wrong = f"its bytes have BLAKE3 {hasher.blake3.hex()}"
         elif self._sha256 is not None and hasher.sha256 != self._sha256:
+            self.contradicted = True
             wrong = f"its bytes have SHA-256 {hasher.sha256}, not {self._sha256}"
         with trio.CancelScope(shield=True):
             if wrong is None:
@@ -247,6 +252,7 @@ class Download:
     def _check_known(self, info: BlobInfo) -> None:
         """A blob that is here already is not fetched, but a wrong SHA-256 is no less wrong."""
         if self._sha256 is not None and info.sha256 and info.sha256 != self._sha256:
+            self.contradicted = True
             raise IntegrityError(
                 f"blob {self.hash.hex()}: its bytes have SHA-256 {info.sha256}, not {self._sha256}",
                 hint="the manifest is wrong: ask its publisher",

@@ -16,9 +16,9 @@ from peatnet.blobs import Database, Hash, Store
 from peatnet.concurrency import Stirring
 from peatnet.config import Config
 from peatnet.fetching import BlobFetch
-from peatnet.library import Model, Target
 from peatnet.models import ModelManifest
 from peatnet.records import KeyPair, RecordType, sign_record
+from peatnet.targets import Model, Target
 from peatnet.views import Progress, SourceChoice
 
 if TYPE_CHECKING:

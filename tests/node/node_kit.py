@@ -16,7 +16,7 @@ from peatnet.blobs import ChunkTable, Hash, hash_file
 from peatnet.config import Config, FetchPolicy
 from peatnet.errors import IntegrityError, NoSource
 from peatnet.keeper import Keeper
-from peatnet.library import Library, Model, open_library
+from peatnet.library import Library, open_library
 from peatnet.models import ModelManifest
 from peatnet.net.claims import Claims
 from peatnet.records import KeyPair, RecordType, sign_record
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peatnet.net.standing import Offence
+    from peatnet.targets import Model
     from peatnet.transfer import SourceLink
 
 SIZE = 200_000

@@ -8,7 +8,7 @@ import pytest
 from node_kit import OTHERS, THEM, config_of, file_of, hash_of, signed, withdrawal_of
 
 from peatnet.errors import Ambiguous, InUse, NotFound
-from peatnet.library import Library, Model, open_library
+from peatnet.library import Library, open_library
 from peatnet.states import LocalState
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peatnet.records import KeyPair
+    from peatnet.targets import Model
 
 NAME = "models/m/m-1_0_0-f16.safetensors"
 BOTH = (THEM, OTHERS)

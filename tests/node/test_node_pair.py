@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from node_kit import SIZE, config_of, draft, file_of, hash_of
+from support.records import manifest_of
 from support.waiting import until
 
 from peatnet.config import FetchPolicy
+from peatnet.errors import IntegrityError, NoSource
 from peatnet.opening import open_node
+from peatnet.records import RecordType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -103,3 +107,22 @@ async def test_a_get_by_hash_of_an_untrusted_publishers_file(tmp_path: Path, one
         assert view is not None
         assert (view.status, view.trusted) == ("ready", False)
         assert not list((tmp_path / "b/models").iterdir())
+
+
+@pytest.mark.parametrize("lie", [{"sha256": "0" * 64}, {"size_bytes": SIZE + 1}])
+async def test_a_strangers_word_on_a_blob_keeps_nobody_from_getting_it(
+    tmp_path: Path, one: Path, lie: dict[str, Any]
+) -> None:
+    async with pair(tmp_path, fetch=FetchPolicy.NONE, give_up_after_s=0.5) as (publisher, other):
+        await publisher.publish(one, draft("m"))
+        await publisher.withdraw("m")  # the bytes stay
+        lying = json.dumps(manifest_of(one, "lie", **lie))
+        record = await publisher._library.ledger.sign(RecordType.MANIFEST, "lie@1.0.0", lying)
+        await publisher._announce(record)
+        await until(lambda: status_of(other, "lie") == "available")
+        with pytest.raises((IntegrityError, NoSource)):
+            await other.get("lie")
+        out = tmp_path / "out.bin"
+        await other.get(hash_of(one).hex(), out=out)
+        assert hash_of(out) == hash_of(one)
+        assert status_of(other, "lie") != "ready"
