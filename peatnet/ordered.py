@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from peatnet.models import ModelManifest, ModelUpdateCommand
 
 NO_MANIFEST: Final = (
-    "its manifest is not in the catalogue: not heard of yet, withdrawn, or replaced by another file"
+    "its manifest is not in the catalogue: not heard of yet, withdrawn, or replaced by another one"
 )
 REMOVED: Final = "it was removed there by hand"
 
@@ -39,8 +39,9 @@ class OrderedModel:
     """The model that a command is about.
 
     Attributes:
-        model: as the catalogue has it.
-        target: what is to be fetched; who signed the command vouches for it.
+        model: its record in the catalogue, with the manifest that the command carries: which loader is chosen and what
+            that reads is what the command's signer signed, whoever published the record.
+        target: what is to be fetched, as the record says; a trusted publisher's word, or the command's own.
         removed: it had been removed by hand before.
     """
 
@@ -66,21 +67,24 @@ class Ordered:
     def find(self, publisher: str, command: ModelUpdateCommand) -> OrderedModel | None:
         """The model in the catalogue that has the command's name, version and bytes; None: there is none now.
 
-        Of several the commander's own is taken, else a trusted publisher's. Costs no disk.
+        Of several the commander's own is taken, else a trusted publisher's. An untrusted publisher's will do where it
+        says what the command says, to the letter: with another size or SHA-256 it would make the fetch fail. Costs no
+        disk.
         """
         wanted = command.manifest
         ledger, key = self._library.ledger, wanted.key
-        found = [
+        alike = [
             Model(record, manifest, ledger.is_trusted(str(record.publisher)))
             for record, manifest in ledger.manifests()
             if record.key == key and _is_same_file(manifest, wanted)
         ]
+        found = [model for model in alike if model.trusted or model.manifest == wanted]
         if not found:
             return None
-        model = min(found, key=lambda each: (each.publisher != publisher, not each.trusted))
-        vouched = replace(model, trusted=model.trusted or model.manifest == wanted)
-        target = Target(vouched, self._library.blob_of(model))
-        return OrderedModel(model, target, self._library.state(model).removed)
+        heard = min(found, key=lambda each: (each.publisher != publisher, not each.trusted))
+        target = Target(replace(heard, trusted=True), self._library.blob_of(heard))
+        model = replace(heard, manifest=wanted)
+        return OrderedModel(model, target, self._library.state(heard).removed)
 
     def ready(self, model: Model) -> BlobInfo | None:
         """The model's blob, if it is here and in its place. Costs no disk."""

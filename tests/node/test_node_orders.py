@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import trio
 import trio.testing
 from node_kit import OTHERS, THEM, withdrawal_of
 from orders_kit import (
+    LOADER,
     cancellation_of,
     command_of,
     file_of,
@@ -21,6 +23,7 @@ from orders_kit import (
 from support.waiting import until
 
 from peatnet.config import FetchPolicy, HardwareConfig
+from peatnet.loader_settings import LoaderSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -250,3 +253,40 @@ async def test_a_model_that_is_removed_by_hand_meanwhile_is_left_alone(root: Pat
             await trio.to_thread.run_sync(remove)
         await here.wait("command-1", "failed")
         assert here.reason("command-1") == "it was removed there by hand"
+
+
+NOTING = LoaderSettings(
+    command=("/bin/sh", "-c", 'cp "$MANIFEST_PATH" seen && echo wrong >> loaded')
+)
+
+
+async def test_a_strangers_manifest_of_the_same_bytes_decides_nothing(root: Path) -> None:
+    one = manifest(root, "m@1")
+    # As the signed one, but for what chooses the loader, and what would make the fetch fail.
+    others = [one | {"format": "pytorch"}, one | {"size_bytes": 1}, one | {"name": "other"}]
+    loaders = {"safetensors": LOADER, "pytorch": NOTING}
+    async with orders(root, "m@1", loaders=loaders) as here:
+        for sequence, each in enumerate(others, 1):
+            await here.hear(record(each, sequence, keys=OTHERS), command_of(one, sequence))
+            await here.wait(f"command-{sequence}", "waiting")
+        assert (here.started(), here.serving()) == ([], None)
+        await here.hear(record(one))
+        await here.wait("command-3", "done")
+        assert (here.started(), here.serving()) == (["m@1"], "m@1")
+
+
+async def test_a_loader_reads_the_manifest_that_was_signed_with_the_command(root: Path) -> None:
+    """Trusted publishers may differ in what they say of the same bytes; the command has one of them."""
+    one = manifest(root, "m@1")
+    # Published anew since, with the same bytes.
+    other = one | {"format": "pytorch", "model_type": "llm", "name": "other"}
+    reading = LoaderSettings(command=("/bin/sh", "-c", 'cp "$MANIFEST_PATH" seen'))
+    loaders = {"safetensors": reading, "pytorch": NOTING, "llm": NOTING}
+    async with orders(root, "m@1", loaders=loaders) as here:
+        await here.hear(record(other, 2), command_of(one, 1))
+        await here.wait("command-1", "done")
+        assert (here.started(), here.serving()) == ([], "m@1")
+        assert json.loads((root / "seen").read_text()) == one
+        current = here.world.library.activator.current("m")
+        assert current is not None
+        assert (current.format, current.model_type) == ("safetensors", "custom")
