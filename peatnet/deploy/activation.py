@@ -165,7 +165,8 @@ class Activation:
         candidates: the wanted model, then those to go back to, in order.
         before: what each slot involved held when it began.
         phase: what is to be done.
-        at: for which candidate; in RESTORE and DONE, the one that is in service, or the number of candidates: none.
+        at: for which candidate; in RESTORE and DONE, the one that is in service, or the number of candidates: none of
+            them, so that each slot keeps what it held.
         attempts: how many times its loader was started.
         token: marks what the loader has started; "" before the first attempt.
         disturbed: the slots for whose models a loader was started.
@@ -294,6 +295,19 @@ class Activation:
         if not self._was_in_service(following):
             return replace(rest, phase=Phase.CHECK)
         return replace(rest, phase=Phase.SWITCH if self.disturbed else Phase.RESTORE)
+
+    def called_off(self, reason: str) -> Activation:
+        """CHECK, SWITCH, LOAD of the wanted model: it is not wanted any more, so what was in its slot shall be there."""
+        self._must_be(Phase.CHECK, Phase.SWITCH, Phase.LOAD)
+        if self.at:
+            raise LocalProtocolError("going back is not called off")
+        failures = (*self.failures, Failure(self.wanted, self.phase, reason))
+        rest = replace(self, attempts=0, token="", failures=failures)
+        for at, each in enumerate(self.candidates[1:], 1):
+            if self.disturbed and each.model_id == self.slot and self._was_in_service(each):
+                # Its runtime may have let go of it.
+                return replace(rest, phase=Phase.SWITCH, at=at)
+        return replace(rest, phase=Phase.RESTORE, at=len(self.candidates))
 
     def restored(self) -> Activation:
         """RESTORE: the links are as `links` says, or cannot be helped."""

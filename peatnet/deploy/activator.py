@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from peatnet.blobs import Hash
 from peatnet.deploy.activation import MAX_ATTEMPTS, Activation, Candidate, Outcome, Phase, Standing
 from peatnet.deploy.commands import end_marked
 from peatnet.deploy.headers import check_header
-from peatnet.deploy.loaders import LoaderConfig, LoadJob, LoadResult, choose_loader
+from peatnet.deploy.loaders import LoaderConfig, LoadJob, choose_loader
 from peatnet.deploy.running import run_loader
+from peatnet.deploy.service_pins import pin_only
 from peatnet.deploy.service_table import ServiceTable
 from peatnet.deploy.slots import Slots
 from peatnet.errors import PeatnetError
@@ -22,28 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from peatnet.blobs import Database
+    from peatnet.blobs import Database, Hash
+    from peatnet.deploy.loaders import LoadResult
+    from peatnet.deploy.service_pins import Pins
     from peatnet.models import ModelManifest
-
-PIN: Final = "service"
-"""Why the blob of a model in service, or on its way there, is pinned."""
 
 CANCELED: Final = "canceled"
 
 log = get_logger(__name__)
-
-
-class Pins(Protocol):
-    """What keeps blobs from being removed; a store."""
-
-    def pin(self, blob: Hash, reason: str) -> None:
-        """Keep a blob."""
-
-    def unpin(self, blob: Hash, reason: str) -> None:
-        """Keep it no longer for this reason."""
-
-    def pins(self) -> dict[Hash, set[str]]:
-        """The reasons for which blobs are kept."""
 
 
 class Activator:
@@ -203,7 +189,7 @@ class Activator:
         return done[1] if done is not None and done[0] == command else None
 
     async def cancel(self, model_id: str, command: str | None = None) -> bool:
-        """Give up putting a model into service: its loader is ended, and the node goes back as after a failure.
+        """Give up putting a model into service: its loader is ended, and the node goes back to what was in service.
 
         Args:
             model_id: the slot.
@@ -255,7 +241,7 @@ class Activator:
             await trio.to_thread.run_sync(self._set_links, activation)
             return activation.restored()
         if activation.at == 0 and await self._is_canceled(activation):
-            return activation.failed(CANCELED)
+            return activation.called_off(CANCELED)
         if activation.phase is Phase.LOAD:
             return await self._load(activation)
         try:
@@ -290,15 +276,17 @@ class Activator:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._table.put, activation.suspended())
             raise
+        if result is None:
+            return activation.called_off(CANCELED)
         if result.reason is None:
             return activation.succeeded(loaded=True)
         return activation.failed(result.reason, result.lines)
 
     async def _run_loader(
         self, loader: LoaderConfig, activation: Activation, job: LoadJob
-    ) -> LoadResult:
-        """Run a loader until it ends or `cancel` is called."""
-        result = LoadResult(CANCELED)
+    ) -> LoadResult | None:
+        """Run a loader until it ends or (None) `cancel` is called."""
+        result: LoadResult | None = None
         with trio.CancelScope() as scope:
             if activation.at == 0:
                 self._loading = (activation.slot, scope)
@@ -388,11 +376,5 @@ class Activator:
 
     def _keep(self) -> None:
         """Pin what is in service or may be soon, and nothing else for this reason."""
-        if self._pins is None:
-            return
-        wanted = {Hash.parse(each.blob) for each in self.involved() if each.blob is not None}
-        present = {blob for blob, reasons in self._pins.pins().items() if PIN in reasons}
-        for blob in wanted - present:
-            self._pins.pin(blob, PIN)
-        for blob in present - wanted:
-            self._pins.unpin(blob, PIN)
+        if self._pins is not None:
+            pin_only(self._pins, self.involved())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psutil
@@ -243,6 +244,25 @@ async def test_giving_up(bench: Bench) -> None:
     (outcome,) = outcomes
     assert (outcome.reason, outcome.in_service, bench.running) == (CANCELED, old, "m@1")
     assert loaders_running(bench.root) == 0
+
+
+async def test_giving_up_leaves_what_is_in_service_whatever_is_named_to_go_back_to(
+    bench: Bench,
+) -> None:
+    named, old, new = bench.model("m@0"), bench.model("m@1"), bench.model("m@2")
+    await bench.activator.activate(old)
+    await bench.activator.cancel("m", "before it has begun")
+    outcome = await bench.activator.activate(new, named, command="before it has begun")
+    assert (outcome.reason, outcome.in_service, bench.linked("m")) == (CANCELED, old, "m@1")
+    assert bench.asked == ["m@1"]  # nothing was disturbed
+    bench.verdict("m@2", WAITING)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(bench.activator.activate, new, named, command="c"))
+        await until((bench.root / "waiting").exists)
+        assert await bench.activator.cancel("m", "c")
+    assert bench.asked == ["m@1", "m@2", "m@1"]
+    assert bench.activator.loaded() == [old]
+    assert (bench.linked("m"), bench.running) == ("m@1", "m@1")
 
 
 async def test_a_stop_is_no_failure(bench: Bench) -> None:

@@ -172,6 +172,40 @@ def test_attempts_are_counted() -> None:
     assert state.suspended().token == state.token
 
 
+def test_what_is_called_off_before_a_loader_ran_leaves_all_as_it_was() -> None:
+    was = Standing(OLD, loaded=True)
+    for rollback in (None, OTHER, FOREIGN, replace(OLD, manifest_path="x")):
+        for state in (begun(rollback, was=was), begun(rollback, was=was).checked()):
+            done = state.called_off("canceled")
+            assert (done.phase, done.links()["m"]) == (Phase.RESTORE, OLD)
+            done = done.restored()
+            assert done.settled()["m"] == was
+            outcome = done.outcome()
+            assert (outcome.status, outcome.reason) == (ModelStatus.FAILED, "canceled")
+            assert (outcome.in_service, outcome.in_service_loaded) == (OLD, True)
+    # Also where that was nothing, or the wanted model, which was not loaded.
+    assert begun(OTHER).called_off("canceled").restored().settled() == {"m": None}
+    in_place = Standing(NEW, loaded=False)
+    done = begun(OTHER, was=in_place).called_off("canceled").restored()
+    assert (done.settled(), done.outcome().status) == ({"m": in_place}, ModelStatus.FAILED)
+
+
+def test_what_is_called_off_while_its_loader_runs_goes_back_to_what_was_there() -> None:
+    for rollback in (None, OTHER, FOREIGN, OLD):
+        state = begun(rollback, was=Standing(OLD, loaded=True)).checked().switched().starting("t")
+        state = state.called_off("canceled")
+        assert (state.phase, state.candidate, state.links()["m"]) == (Phase.SWITCH, OLD, OLD)
+        assert (state.attempts, state.token) == (0, "")
+        with pytest.raises(LocalProtocolError, match="going back"):
+            state.called_off("canceled")
+        done = state.switched().starting("u").succeeded(loaded=True)
+        assert done.settled()["m"] == Standing(OLD, loaded=True)
+        assert done.outcome().reason == "canceled"
+    # Nothing was there: what the command names is for a model that is no good.
+    state = begun(OTHER).checked().switched().starting("t").called_off("canceled")
+    assert state.restored().settled() == {"m": None}
+
+
 @pytest.mark.parametrize("event", ["checked", "switched", "restored", "settled", "suspended"])
 def test_events_out_of_turn(event: str) -> None:
     phases = {"checked": Phase.SWITCH, "suspended": Phase.CHECK}
@@ -194,12 +228,14 @@ standings = st.dictionaries(
     was=standings,
     has_loader=st.booleans(),
     verdicts=st.lists(st.booleans(), min_size=20, max_size=20),
+    called_off_at=st.integers(1, 10),
 )
 def test_it_always_ends_in_the_old_or_the_new(
     wanted: Candidate,
     rollback: Candidate | None,
     was: dict[str, tuple[Candidate, bool]],
     verdicts: list[bool],
+    called_off_at: int,
     *,
     has_loader: bool,
 ) -> None:
@@ -219,6 +255,12 @@ def test_it_always_ends_in_the_old_or_the_new(
             assert (candidate is None) <= (slot not in before)
         if state.phase is Phase.RESTORE:
             state = state.restored()
+            continue
+        if state.at == 0 and steps >= called_off_at:
+            if state.phase is Phase.LOAD and has_loader and next(answers):
+                state = state.starting("t")
+                running = {}
+            state = state.called_off("canceled")
             continue
         if state.phase is Phase.LOAD:
             candidate = state.candidate
@@ -251,6 +293,13 @@ def test_it_always_ends_in_the_old_or_the_new(
     elif outcome.in_service is not None:
         named = [rollback, *(standing.candidate for standing in before.values())]
         assert outcome.in_service in named
+    if outcome.reason == "canceled":
+        was_there = before.get(wanted.model_id)
+        there = settled[wanted.model_id]
+        assert (there is None) == (was_there is None)
+        assert (
+            there is None or was_there is None or there.candidate.is_known_as(was_there.candidate)
+        )
 
 
 def test_the_table_gives_back_what_it_was_given(tmp_path: Path) -> None:
