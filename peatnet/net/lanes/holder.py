@@ -82,6 +82,7 @@ class Holder:
         self._telling = telling
         self._news = False
         self._news_due = 0.0
+        self._ended = False
         self._buffer = memoryview(bytearray())
         self._thread = 0
 
@@ -109,7 +110,10 @@ class Holder:
             if self._place is not None:
                 self._place.withdraw()
             self._answers.close()
+            # In this order, which is the reverse of `_ring`'s: whoever comes last takes it out.
+            self._ended = True
             self._telling.discard(self)
+            self._buffer = memoryview(bytearray())
 
     # Requests.
 
@@ -219,9 +223,11 @@ class Holder:
     # News.
 
     def _ring(self) -> None:
-        """Any thread: there may be news for a peer that watches."""
+        """Any thread: there may be news for a peer that watches. It may come when the lane has just ended."""
         self._news = True
         self._telling.add(self)
+        if self._ended:
+            self._telling.discard(self)
         self._ring_bell()
 
     def _ring_bell(self) -> None:

@@ -1,0 +1,88 @@
+"""The holder's loop on a lane, in this thread, on a lane that is only a script."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from blob_kit import CHUNK, DATA
+from net_tools import place
+
+from peatnet.errors import PeerLost
+from peatnet.net.blob_messages import HaveRequest
+from peatnet.net.lanes.holder import Holder
+from peatnet.net.upload_gate import UploadGate
+from peatnet.net.wire import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from net_tools import Place
+
+    from peatnet.blobs import BlobInfo
+
+
+class Script:
+    """In place of LaneSocket: gives these requests, notes what is sent, and has ended when there are no more."""
+
+    def __init__(self, requests: Iterator[dict[str, Any]]) -> None:
+        self.requests = requests
+        self.heard = 0
+        self.sent: list[
+            tuple[str, int, int]
+        ] = []  # what, its bytes, and what had been heard by then
+
+    def wait(self, seconds: float, *, reading: bool = True) -> bool:
+        return reading
+
+    def wake(self) -> None: ...
+
+    def receive(self, *, max_payload: int) -> tuple[Fields, int]:
+        header = next(self.requests, None)
+        if header is None:
+            raise PeerLost("the lane ended")
+        self.heard += 1
+        return Fields(header), 0
+
+    def send(self, header: dict[str, Any], payload: Any = b"") -> None:
+        self.sent.append((header["t"], memoryview(payload).nbytes, self.heard))
+
+    def send_behind(self, header: dict[str, Any], buffer: Any, length: int, **_: Any) -> None:
+        self.sent.append((header["t"], length, self.heard))
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> tuple[Place, BlobInfo]:
+    """A place that has the blob."""
+    (tmp_path / "data").write_bytes(DATA)
+    holding = place(tmp_path / "holding")
+    return holding, holding.store.add_file(tmp_path / "data", chunk_size=CHUNK)
+
+
+def serve(holder: Holder) -> None:
+    with pytest.raises(PeerLost):
+        holder.run()
+
+
+def test_news_that_comes_when_the_lane_has_ended_leaves_nothing_behind(
+    tmp_path: Path, held: tuple[Place, BlobInfo]
+) -> None:
+    _, info = held
+    taking = place(tmp_path / "partial")
+    store = taking.store
+    partial = store.start_partial(info.table, info.hash)
+    pending: list[Callable[[], None]] = []
+
+    def requests() -> Iterator[dict[str, Any]]:
+        yield HaveRequest(0, info.hash, watch=True).header()
+        # Another thread has news: it takes out those who wait for them, and calls one after the other.
+        pending.extend(store._shelf.wakers._waiting.pop(info.hash))
+
+    telling: set[Holder] = set()
+    holder = Holder(store, UploadGate(), Script(requests()), "p", telling)  # type: ignore[arg-type]
+    serve(holder)
+    (ring,) = pending
+    ring()
+    assert not telling
+    partial.abandon()
