@@ -18,9 +18,9 @@ Crashes. Three rules make every point of a crash the same:
 
 1. A state is on disk before what it says is done. So after a crash the state on disk is the one that was being
    carried out, or the one before it, which had been carried out whole.
-2. What a state says can be done again. Links are set to what the state says, from whatever they were. A loader is
-   run again (they are asked to bear it), and at most ``MAX_ATTEMPTS`` times: a model whose loading takes the machine
-   down with it would otherwise do so for ever.
+2. What a state says can be done again. Links are set to what the state says, from whatever they were. A header is
+   read again and a loader is run again (they are asked to bear it), and at most ``MAX_ATTEMPTS`` times, which are
+   counted on disk beforehand: a model that takes the node down with it would otherwise do so for ever.
 3. Standings change only with DONE, in the transaction that takes the activation away.
 
 By 1 and 2, whoever goes on after a crash ends where an activation without one could have ended: the wanted model or
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_ATTEMPTS: Final = 3
-"""Runs of one loader for one model that the end of the node may cut short."""
+"""Readings of one header, and runs of one loader for one model, that the end of the node may cut short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class Activation:
         phase: what is to be done.
         at: for which candidate; in RESTORE and DONE, the one that is in service, or the number of candidates: none of
             them, so that each slot keeps what it held.
-        attempts: how many times its loader was started.
+        attempts: in CHECK, how many times its header was begun to be read; then, how many times its loader was started.
         token: marks what the loader has started; "" before the first attempt.
         disturbed: the slots for whose models a loader was started.
         failures: of the candidates so far.
@@ -251,15 +251,20 @@ class Activation:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the loader has been started often enough."""
+        """CHECK, LOAD: whether it has been begun often enough."""
         return self.attempts >= MAX_ATTEMPTS
 
     # Events
 
+    def checking(self) -> Activation:
+        """CHECK: the header is about to be read."""
+        self._must_be(Phase.CHECK)
+        return replace(self, attempts=self.attempts + 1)
+
     def checked(self) -> Activation:
         """CHECK: the header is good."""
         self._must_be(Phase.CHECK)
-        return replace(self, phase=Phase.SWITCH)
+        return replace(self, phase=Phase.SWITCH, attempts=0)
 
     def switched(self) -> Activation:
         """SWITCH: the links are as `links` says."""

@@ -231,9 +231,11 @@ class Activator:
         """Take an activation that is on disk to its end."""
         while True:
             activation = await self._step(activation)
-            if activation.phase is Phase.DONE:
-                return await trio.to_thread.run_sync(self._settle, activation)
-            await trio.to_thread.run_sync(self._table.put, activation)
+            # What was done is noted also when the node is about to stop, or it would count as cut short.
+            with trio.CancelScope(shield=True):
+                if activation.phase is Phase.DONE:
+                    return await trio.to_thread.run_sync(self._settle, activation)
+                await trio.to_thread.run_sync(self._table.put, activation)
 
     async def _step(self, activation: Activation) -> Activation:
         """Do what a state says; returns the next state."""
@@ -242,17 +244,36 @@ class Activator:
             return activation.restored()
         if activation.at == 0 and await self._is_canceled(activation):
             return activation.called_off(CANCELED)
-        if activation.phase is Phase.LOAD:
-            return await self._load(activation)
+        match activation.phase:
+            case Phase.LOAD:
+                return await self._load(activation)
+            case Phase.CHECK:
+                return await self._check(activation)
         try:
-            if activation.phase is Phase.CHECK:
-                await trio.to_thread.run_sync(self._check, activation)
-                return activation.checked()
             await trio.to_thread.run_sync(self._switch, activation)
-            return activation.switched()
         except PeatnetError as exc:
-            log.warning("not put into service", model=str(activation.candidate), reason=exc.message)
-            return activation.failed(exc.message)
+            return self._failed(activation, exc)
+        return activation.switched()
+
+    async def _check(self, activation: Activation) -> Activation:
+        if activation.exhausted:
+            return activation.failed(
+                f"the node ended {MAX_ATTEMPTS} times while its header was read"
+            )
+        activation = activation.checking()
+        candidate = activation.candidate or activation.wanted
+        # A header that takes the node down must be told from a node that was stopped meanwhile.
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._table.put, activation)
+            try:
+                await trio.to_thread.run_sync(self._check_header, candidate)
+            except PeatnetError as exc:
+                return self._failed(activation, exc)
+        return activation.checked()
+
+    def _failed(self, activation: Activation, error: PeatnetError) -> Activation:
+        log.warning("not put into service", model=str(activation.candidate), reason=error.message)
+        return activation.failed(error.message)
 
     async def _load(self, activation: Activation) -> Activation:
         candidate = activation.candidate or activation.wanted
@@ -267,7 +288,7 @@ class Activator:
         try:
             job = self._job(candidate, activation.previous())
         except PeatnetError as exc:
-            return activation.failed(exc.message)
+            return self._failed(activation, exc)
         activation = activation.starting(secrets.token_hex(16))
         await trio.to_thread.run_sync(self._table.put, activation)
         try:
@@ -326,8 +347,7 @@ class Activator:
         self._table.put(activation)
         self._keep()
 
-    def _check(self, activation: Activation) -> None:
-        candidate = activation.candidate or activation.wanted
+    def _check_header(self, candidate: Candidate) -> None:
         check_header(self._slots.file_of(candidate), candidate.format)
 
     def _switch(self, activation: Activation) -> None:

@@ -2,7 +2,8 @@
 
 ``points``: carries out one activation again and again, each time in a fork and on a copy of the same disk, and
 kills itself just before the n-th call that changes the disk or the database; n rises until the activation ends.
-``recover``: opens a disk, finishes what was interrupted, and says how that ended.
+``recover``: opens a disk, finishes what was interrupted, and says how that ended. ``activate``: puts m@2 into service.
+With ``deadly``, reading the header of m@2 ends both, as one does that takes all memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import trio
 from activation_kit import Bench
 
 from peatnet.blobs import Database
+from peatnet.deploy import activator, headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +127,23 @@ def recover(root: Path) -> None:
     bench.close()
 
 
+def make_deadly(root: Path) -> None:
+    real = headers.check_header
+    deadly = (root / "models" / "m" / "m-2-q4_k_m.gguf").stat().st_ino
+
+    def check(path: Path, model_format: str) -> None:
+        with (root / "read").open("a") as read:
+            read.write(f"{path.name}\n")
+        if path.stat().st_ino == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(path, model_format)
+
+    activator.check_header = check  # type: ignore[attr-defined]  # that is how it dies
+
+
 if __name__ == "__main__":
+    if sys.argv[-1] == "deadly":
+        make_deadly(Path(sys.argv[2]))
     if sys.argv[1] == "points":
         try_all_points(sys.argv[2], Path(sys.argv[3]))
     elif sys.argv[1] == "recover":

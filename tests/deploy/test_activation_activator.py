@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,12 +11,13 @@ import psutil
 import pytest
 import trio
 from activation_kit import PUBLISHER, Bench, gguf
-from support.waiting import until
+from support.waiting import DEFAULT_TIMEOUT, until
 
 from peatnet.deploy.activation import MAX_ATTEMPTS, Phase
 from peatnet.deploy.activator import CANCELED
 from peatnet.deploy.commands import TOKEN_VARIABLE
 from peatnet.deploy.loaders import CommandLoader
+from peatnet.deploy.service_table import ServiceTable
 from peatnet.errors import InUse
 from peatnet.models import ModelFormat, ModelStatus, Quantization, Timestamp, ministral_3b
 
@@ -285,6 +287,27 @@ async def test_a_stop_is_no_failure(bench: Bench) -> None:
     (outcome,) = await bench.activator.recover()
     assert (outcome.status, outcome.wanted, bench.running) == (LOADED, new, "m@2")
     bench.close()
+
+
+async def test_a_stop_while_the_header_is_read_is_no_attempt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go = threading.Event(), threading.Event()
+
+    def check(_path: Path, _format: str) -> None:
+        reading.set()
+        assert go.wait(DEFAULT_TIMEOUT)
+
+    monkeypatch.setattr("peatnet.deploy.activator.check_header", check)
+    new = bench.model("m@1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.activator.activate, new)
+        await until(reading.is_set)
+        assert [state.attempts for state in ServiceTable(bench.database).pending()] == [1]
+        nursery.cancel_scope.cancel()
+        go.set()
+    (state,) = ServiceTable(bench.database).pending()
+    assert (state.phase, state.attempts) == (Phase.SWITCH, 0)
 
 
 async def test_giving_up_what_a_stop_has_interrupted(bench: Bench) -> None:

@@ -150,3 +150,20 @@ def test_a_model_that_always_takes_the_node_down_is_given_up(tmp_path: Path) -> 
     assert [str(each) for each in bench.activator.loaded()] == ["m@1"]
     assert bench.asked == ["m@1", *["m@2"] * MAX_ATTEMPTS, "m@1"]
     bench.close()
+
+
+def test_a_header_that_always_takes_the_node_down_is_given_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    trio.run(bench.activator.activate, bench.model("m@1"))
+    bench.model("m@2")
+    bench.close()
+    assert child("activate", tmp_path, "deadly").returncode == -9
+    for _ in range(MAX_ATTEMPTS - 1):
+        assert child("recover", tmp_path, "deadly").returncode == -9
+    done = child("recover", tmp_path, "deadly")
+    reason = f"the node ended {MAX_ATTEMPTS} times while its header was read"
+    assert done.stdout == f"Failed m@1 {reason}\n", done.stderr
+    bench = Bench(tmp_path)
+    assert (bench.linked("m"), bench.running, bench.asked) == ("m@1", "m@1", ["m@1"])
+    assert len((tmp_path / "read").read_text().split()) == MAX_ATTEMPTS
+    bench.close()

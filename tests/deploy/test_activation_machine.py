@@ -172,6 +172,18 @@ def test_attempts_are_counted() -> None:
     assert state.suspended().token == state.token
 
 
+def test_attempts_to_read_a_header_are_counted_apart() -> None:
+    state = begun(OTHER)
+    for _ in range(MAX_ATTEMPTS):
+        assert not state.exhausted
+        state = state.checking()
+    assert (state.phase, state.exhausted) == (Phase.CHECK, True)
+    assert state.checked().attempts == 0
+    # The next candidate has as many of its own.
+    state = state.failed("the node ended")
+    assert (state.phase, state.candidate, state.attempts) == (Phase.CHECK, OTHER, 0)
+
+
 def test_what_is_called_off_before_a_loader_ran_leaves_all_as_it_was() -> None:
     was = Standing(OLD, loaded=True)
     for rollback in (None, OTHER, FOREIGN, replace(OLD, manifest_path="x")):
@@ -206,9 +218,11 @@ def test_what_is_called_off_while_its_loader_runs_goes_back_to_what_was_there() 
     assert state.restored().settled() == {"m": None}
 
 
-@pytest.mark.parametrize("event", ["checked", "switched", "restored", "settled", "suspended"])
+@pytest.mark.parametrize(
+    "event", ["checked", "checking", "switched", "restored", "settled", "suspended"]
+)
 def test_events_out_of_turn(event: str) -> None:
-    phases = {"checked": Phase.SWITCH, "suspended": Phase.CHECK}
+    phases = {"checked": Phase.SWITCH, "checking": Phase.LOAD, "suspended": Phase.CHECK}
     state = replace(begun(), phase=phases.get(event, Phase.CHECK))
     with pytest.raises(LocalProtocolError):
         getattr(state, event)()
@@ -228,14 +242,12 @@ standings = st.dictionaries(
     was=standings,
     has_loader=st.booleans(),
     verdicts=st.lists(st.booleans(), min_size=20, max_size=20),
-    called_off_at=st.integers(1, 10),
 )
 def test_it_always_ends_in_the_old_or_the_new(
     wanted: Candidate,
     rollback: Candidate | None,
     was: dict[str, tuple[Candidate, bool]],
     verdicts: list[bool],
-    called_off_at: int,
     *,
     has_loader: bool,
 ) -> None:
@@ -256,12 +268,6 @@ def test_it_always_ends_in_the_old_or_the_new(
         if state.phase is Phase.RESTORE:
             state = state.restored()
             continue
-        if state.at == 0 and steps >= called_off_at:
-            if state.phase is Phase.LOAD and has_loader and next(answers):
-                state = state.starting("t")
-                running = {}
-            state = state.called_off("canceled")
-            continue
         if state.phase is Phase.LOAD:
             candidate = state.candidate
             assert candidate is not None
@@ -270,8 +276,13 @@ def test_it_always_ends_in_the_old_or_the_new(
                 continue
             state = state.starting("t")
             good = next(answers)
-            # A loader may replace what its runtime had, whether or not it succeeds.
-            running = {candidate.model_id: candidate} if good else {}
+            # A loader may replace what the runtime had of both slots, whether or not it succeeds.
+            running = {
+                slot: each
+                for slot, each in running.items()
+                if slot not in {state.slot, candidate.model_id}
+            }
+            running |= {candidate.model_id: candidate} if good else {}
             state = state.succeeded(loaded=True) if good else state.failed("no")
             continue
         good = next(answers)
@@ -282,10 +293,9 @@ def test_it_always_ends_in_the_old_or_the_new(
     for slot, standing in settled.items():
         assert (standing is None) <= (slot not in before)
         if standing is not None and standing.loaded:
-            # What is said to be loaded is what its loader said so of, and none has run since.
-            assert running.get(slot) == standing.candidate or running == {
-                each: value.candidate for each, value in before.items() if value.loaded
-            }
+            # What is said to be loaded is what its loader said so of, and none has run for its slot since.
+            assert running.get(slot, wanted).is_known_as(standing.candidate)
+            assert slot in running
     assert (outcome.status is ModelStatus.FAILED) == bool(outcome.failures)
     if not outcome.failures:
         assert outcome.in_service is not None
@@ -293,13 +303,45 @@ def test_it_always_ends_in_the_old_or_the_new(
     elif outcome.in_service is not None:
         named = [rollback, *(standing.candidate for standing in before.values())]
         assert outcome.in_service in named
-    if outcome.reason == "canceled":
-        was_there = before.get(wanted.model_id)
-        there = settled[wanted.model_id]
-        assert (there is None) == (was_there is None)
-        assert (
-            there is None or was_there is None or there.candidate.is_known_as(was_there.candidate)
-        )
+
+
+@given(
+    wanted=names,
+    rollback=st.none() | names,
+    was=standings,
+    at=st.sampled_from([Phase.CHECK, Phase.SWITCH, Phase.LOAD]),
+    started=st.booleans(),
+)
+def test_what_is_called_off_ends_in_what_was_there(
+    wanted: Candidate,
+    rollback: Candidate | None,
+    was: dict[str, tuple[Candidate, bool]],
+    at: Phase,
+    *,
+    started: bool,
+) -> None:
+    before = {
+        slot: Standing(replace(candidate, model_id=slot), loaded=loaded)
+        for slot, (candidate, loaded) in was.items()
+    }
+    begun = Activation.begin(wanted, rollback, before, has_loader=True)
+    state = replace(begun, phase=at)
+    if at is Phase.LOAD and started:
+        state = state.starting("t")
+    state = state.called_off("canceled")
+    if state.phase is Phase.SWITCH:
+        state = state.switched().starting("u").succeeded(loaded=True)
+    else:
+        state = state.restored()
+    settled, outcome = state.settled(), state.outcome()
+    for slot, standing in settled.items():
+        there = before.get(slot)
+        assert (standing is None) == (there is None)
+        if standing is not None and there is not None:
+            assert standing.candidate.is_known_as(there.candidate)
+            assert standing == there or state.disturbed
+    assert (outcome.status, outcome.reason) == (ModelStatus.FAILED, "canceled")
+    assert not outcome.in_service or outcome.in_service.model_id == wanted.model_id
 
 
 def test_the_table_gives_back_what_it_was_given(tmp_path: Path) -> None:
