@@ -30,6 +30,9 @@ TOKEN_VARIABLE: Final = "PEATNET_LOADER"  # noqa: S105  # the name of a variable
 _GRACE_S: Final = 5.0
 """Between asking a loader to end and ending it, and again for the kernel to do so."""
 
+_MOST_LISTED: Final = 8
+"""Processes in a message."""
+
 _READ_UNIT: Final = 16 * 1024
 
 log = get_logger(__name__)
@@ -42,16 +45,21 @@ async def run_command(loader: CommandLoader, job: LoadJob, *, cwd: Path, token: 
         output = _Output()
     except OSError as exc:
         return LoadResult(f"{loader} cannot be started: {exc.strerror}")
+    left: set[int] = set()
     try:
         with trio.move_on_after(loader.timeout_s) as limit:
             try:
                 process = await _start(loader, cwd, environment, output)
             except OSError as exc:
                 return LoadResult(f"{loader} cannot be started: {exc.strerror}")
-            code = await _watch(process, token, output)
+            code = await _watch(process, token, output, left)
         if limit.cancelled_caught:
-            return LoadResult(f"{loader} took longer than {loader.timeout_s:g} s", output.lines())
-        return LoadResult(_reason(loader, code), output.lines())
+            reason: str | None = f"{loader} took longer than {loader.timeout_s:g} s"
+        else:
+            reason = _reason(loader, code)
+        if left:
+            reason = f"{reason}; not all of it could be ended: {_listed(left)}"
+        return LoadResult(reason, output.lines())
     finally:
         output.close()
 
@@ -79,8 +87,15 @@ async def _start(
         output.close_write_end()
 
 
-async def _watch(process: trio.Process, token: str, output: _Output) -> int:
-    """Wait for the program's end; returns its exit code. Ends all that it left unless that is 0."""
+async def _watch(process: trio.Process, token: str, output: _Output, left: set[int]) -> int:
+    """Wait for the program's end; returns its exit code. Ends all that it left unless that is 0.
+
+    Args:
+        process: the program.
+        token: marks what it starts.
+        output: what it writes to.
+        left: is given the processes that could not be ended, also where this is cancelled.
+    """
     code: int | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -91,44 +106,58 @@ async def _watch(process: trio.Process, token: str, output: _Output) -> int:
     finally:
         if code != 0:
             with trio.CancelScope(shield=True):
-                await _end(process, token)
+                left |= await _end(process, token)
         output.read_rest()
     return code
 
 
-async def _end(process: trio.Process, token: str) -> None:
-    """End a session and all that is marked, politely first."""
-    if process.poll() is None:
-        _signal_group(process.pid, signal.SIGTERM)
+async def _end(process: trio.Process, token: str) -> set[int]:
+    """End a session and all that is marked, politely first; returns the processes that it could not end."""
+    if process.poll() is None and _signal_group(process.pid, signal.SIGTERM):
         with trio.move_on_after(_GRACE_S):
             await process.wait()
-    await trio.to_thread.run_sync(partial(end_marked, token, session=process.pid))
-    with trio.move_on_after(_GRACE_S) as limit:
-        await process.wait()
-    if limit.cancelled_caught:
-        # In the kernel, and does not come back: a broken disk or driver. It will end when it does.
-        log.error("a loader does not end", pid=process.pid)
+    _, left = await trio.to_thread.run_sync(partial(_kill_marked, token, process.pid))
+    # The program itself even where nothing of it can be looked at: until it is waited for, its id is no other's.
+    if process.poll() is None and process.pid not in left and not _kill(process.pid):
+        left.add(process.pid)
+    if process.pid not in left:
+        with trio.move_on_after(_GRACE_S) as limit:
+            await process.wait()
+        if limit.cancelled_caught:
+            # In the kernel, and does not come back: a broken disk or driver. It will end when it does.
+            left.add(process.pid)
+    if left:
+        log.error("a loader could not be ended", pid=process.pid, left=sorted(left))
+    return left
 
 
-def end_marked(token: str, session: int | None = None) -> int:
-    """Kill the processes that have the token in their environment, or belong to the session. Blocks a little.
+def end_marked(token: str) -> int:
+    """Kill the processes that have the token in their environment. Blocks a little.
 
     Returns:
         How many there were.
     """
-    found = 0
+    return len(_kill_marked(token, None)[0])
+
+
+def _kill_marked(token: str, session: int | None) -> tuple[set[int], set[int]]:
+    """Kill the processes that have the token in their environment, or belong to the session. Blocks a little.
+
+    Returns:
+        Those that were killed, and those that are not ours to kill.
+    """
+    killed: set[int] = set()
+    refused: set[int] = set()
     # What is killed first cannot start another, but what is found later could have: until there are no more.
     for _ in range(8):
-        theirs = [pid for pid in psutil.pids() if _is_theirs(pid, token, session)]
+        theirs = [
+            pid for pid in psutil.pids() if pid not in refused and _is_theirs(pid, token, session)
+        ]
         for pid in theirs:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            found += 1
+            (killed if _kill(pid) else refused).add(pid)
         if not theirs:
             break
-    return found
+    return killed, refused
 
 
 def _is_theirs(pid: int, token: str, session: int | None) -> bool:
@@ -136,7 +165,7 @@ def _is_theirs(pid: int, token: str, session: int | None) -> bool:
         return False
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE or process.uids().real != os.getuid():
+        if process.status() == psutil.STATUS_ZOMBIE:
             return False
         return (session is not None and os.getsid(pid) == session) or process.environ().get(
             TOKEN_VARIABLE
@@ -145,11 +174,32 @@ def _is_theirs(pid: int, token: str, session: int | None) -> bool:
         return False  # gone meanwhile, or not ours to look at
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def _kill(pid: int) -> bool:
+    """Kill a process that may be gone; False: that is not allowed."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return True
+    except OSError as exc:
+        log.warning("a process of a loader cannot be killed", pid=pid, error=exc.strerror)
+        return False
+    return True
+
+
+def _signal_group(group: int, number: signal.Signals) -> bool:
+    """Send a signal to the processes of a group; whether any of them got it."""
     try:
         os.killpg(group, number)
-    except ProcessLookupError:
-        log.debug("the group of a loader is gone", group=group)
+    except OSError as exc:
+        log.debug("the group of a loader is gone, or another user's", group=group, error=exc.strerror)  # fmt: skip
+        return False
+    return True
+
+
+def _listed(pids: set[int]) -> str:
+    shown = ", ".join(str(pid) for pid in sorted(pids)[:_MOST_LISTED])
+    more = f" and {len(pids) - _MOST_LISTED} more" if len(pids) > _MOST_LISTED else ""
+    return f"process {shown} runs on" if len(pids) == 1 else f"processes {shown}{more} run on"
 
 
 def _reason(loader: CommandLoader, code: int) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 import trio
 from support.waiting import until
 
+from peatnet.deploy import commands, running
 from peatnet.deploy.commands import TOKEN_VARIABLE, end_marked
 from peatnet.deploy.loaders import KEPT_BYTES, MAX_LINES, CommandLoader, LoadJob
 from peatnet.deploy.running import run_loader
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from peatnet.deploy.loaders import LoadResult
 
 LONG = 1000.0
+NOBODY = 65534
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs processes of two users")
 
 
 @pytest.fixture
@@ -197,3 +201,111 @@ async def test_no_descriptor_is_left(tmp_path: Path, token: str) -> None:
         await shell(tmp_path, token, script)
         await load(tmp_path, token, "no-such-program")
     assert psutil.Process().num_fds() == before
+
+
+def refuse(*args: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def nothing_happens(*args: object) -> bool:
+    """Signals that ask a program to end are ignored, and not waited for."""
+    return False
+
+
+# What is not waited for leaves its object and its descriptor to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+async def test_a_program_that_cannot_be_ended_is_a_failure(
+    tmp_path: Path, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", refuse)
+        patch.setattr(os, "kill", refuse)
+        result = await shell(tmp_path, token, "exec sleep 1000", limit=0.5)
+    (pid,) = marked(token)
+    why = f"sh took longer than 0.5 s; not all of it could be ended: process {pid} runs on"
+    assert result.reason == why
+
+
+# Becomes an ordinary user once the loader is there, as if the loader had become root.
+CALLED_OFF = """
+import os, sys
+from pathlib import Path
+import trio
+from peatnet.deploy.loaders import CommandLoader, LoadJob
+from peatnet.deploy.running import run_loader
+
+async def main(path, token):
+    loader = CommandLoader(("sh", "-c", "echo > begun; exec sleep 1000"), 1000.0)
+    job = LoadJob("m", "1", path / "m")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: run_loader(loader, job, cwd=path, token=token))
+        while not (path / "begun").exists():
+            await trio.sleep(0.005)
+        os.setresuid(65534, 65534, 65534)
+        nursery.cancel_scope.cancel()
+    print("canceled")
+
+trio.run(main, Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+@needs_root
+def test_roots_program_does_not_end_an_ordinary_users_node(tmp_path: Path, token: str) -> None:
+    command = [sys.executable, "-c", CALLED_OFF, str(tmp_path), token]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.stdout == "canceled\n", ended.stderr
+    assert len(marked(token)) == 1  # nothing else was possible
+
+
+CHANGING = """
+import os, time
+for way in ("in the session", "out of it", "the program itself"):
+    if way == "the program itself" or os.fork() == 0:
+        if way == "out of it":
+            os.setsid()
+        with open(way, "w") as note:
+            os.setresuid(65534, 65534, 65534)
+            note.write("changed")
+        time.sleep(1000)
+"""
+
+
+@needs_root
+async def test_root_ends_programs_that_have_changed_their_user(
+    tmp_path: Path, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_signal_group", nothing_happens)
+    ways = [tmp_path / name for name in ("in the session", "out of it", "the program itself")]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load, tmp_path, token, sys.executable, "-c", CHANGING)
+        await until(lambda: all(path.exists() and path.read_text() for path in ways))
+        assert {psutil.Process(pid).uids().real for pid in marked(token)} == {NOBODY}
+        nursery.cancel_scope.cancel()
+    assert marked(token) == []
+
+
+async def test_the_program_is_ended_where_processes_cannot_be_looked_at(
+    tmp_path: Path, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where /proc shows nobody's processes."""
+    monkeypatch.setattr(commands, "_signal_group", nothing_happens)
+    note = tmp_path / "begun"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shell, tmp_path, token, "echo $$ > begun; exec sleep 1000")
+        await until(lambda: note.exists() and note.read_text())
+        monkeypatch.setattr(psutil, "pids", list)
+        nursery.cancel_scope.cancel()
+    assert not psutil.pid_exists(int(note.read_text()))
+
+
+async def test_a_bug_while_a_program_runs_is_a_failure_and_logged(
+    tmp_path: Path, token: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*args: object, **others: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(running, "run_command", broken)
+    result = await load(tmp_path, token, "true")
+    assert result.reason == "true could not be run (RuntimeError); the log of the node says more"
+    assert "RuntimeError: broken" in caplog.text
