@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from functools import cache
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import httpx
 import trio
@@ -11,8 +13,6 @@ import trio
 from peatnet.deploy.loaders import LoadResult, Tail, fill_body, fill_url
 
 if TYPE_CHECKING:
-    import ssl
-
     from peatnet.deploy.loaders import HttpLoader, LoadJob
 
 _MAX_REPLY: Final = 4 * 1024 * 1024
@@ -51,8 +51,13 @@ async def _send(loader: HttpLoader, job: LoadJob, reply: _Reply) -> str | None:
     # What is kept of the answer is to be read by people.
     headers = {"Accept-Encoding": "identity", **loader.headers}
     try:
+        context = _context(loader.url)
+    except OSError as exc:
+        why = f"the certificate authorities cannot be read: {exc.strerror or exc}"
+        return f"{loader} failed: {why} (SSL_CERT_FILE and SSL_CERT_DIR may name them)"
+    try:
         async with (
-            httpx.AsyncClient(verify=_authorities(), trust_env=False, timeout=None) as client,  # noqa: S113  # the caller's limit is for all of it
+            httpx.AsyncClient(verify=context, trust_env=False, timeout=None) as client,  # noqa: S113  # the caller's limit is for all of it
             client.stream(
                 loader.method, fill_url(loader.url, job), json=body, headers=headers
             ) as response,
@@ -65,12 +70,28 @@ async def _send(loader: HttpLoader, job: LoadJob, reply: _Reply) -> str | None:
                         enough.cancel()
             if enough.cancelled_caught:
                 return f"{loader} answered with more than {_MAX_REPLY} bytes"
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+    # A path need not be UTF-8, nor a header; what the operating system refuses is not always wrapped.
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as exc:
         return f"{loader} failed: {str(exc) or type(exc).__name__}"
     return None if response.is_success else f"{loader} answered {response.status_code}"
 
 
+def _context(url: str) -> ssl.SSLContext:
+    """What a server's certificate is held against. Without TLS nothing is read for it.
+
+    Raises:
+        OSError: the certificate authorities cannot be read.
+    """
+    if urlsplit(url).scheme == "https":
+        return _authorities()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and is not asked
+
+
 @cache
 def _authorities() -> ssl.SSLContext:
-    """The system's choice of certificate authorities, else the usual ones; reading them takes a while."""
+    """The system's choice of certificate authorities, else the usual ones; reading them takes a while.
+
+    Raises:
+        OSError: they cannot be read; the next time they are looked for again.
+    """
     return httpx.create_ssl_context(trust_env=True)

@@ -13,6 +13,7 @@ import pytest
 import trio
 from support.waiting import until
 
+from peatnet.deploy import requests
 from peatnet.deploy.loaders import HttpLoader, LoadJob
 from peatnet.deploy.running import run_loader
 
@@ -93,9 +94,9 @@ def server() -> Iterator[Server]:
         yield server
 
 
-async def load(url: str, limit: float = 60.0, **others: Any) -> LoadResult:
+async def load(url: str, limit: float = 60.0, *, job: LoadJob = JOB, **others: Any) -> LoadResult:
     loader = HttpLoader(url, timeout_s=limit, **others)
-    return await run_loader(loader, JOB, cwd=Path("/"), token="t")
+    return await run_loader(loader, job, cwd=Path("/"), token="t")
 
 
 async def test_a_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,3 +168,44 @@ async def test_https_wants_a_certificate(server: Server) -> None:
     result = await load(server.url.replace("http:", "https:"))
     assert result.reason is not None
     assert "failed: " in result.reason
+
+
+@pytest.fixture
+def no_authorities(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The operator names a file of certificate authorities that is not there."""
+    requests._authorities.cache_clear()
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authorities.pem")
+    yield
+    requests._authorities.cache_clear()
+
+
+async def test_http_needs_no_certificate_authorities(server: Server, no_authorities: None) -> None:
+    assert (await load(f"{server.url}/200/")).loaded
+
+
+async def test_certificate_authorities_that_cannot_be_read(
+    server: Server, no_authorities: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.url.replace("http:", "https:")
+    result = await load(url)
+    assert result.reason is not None
+    assert "certificate authorities cannot be read: No such file or directory" in result.reason
+    monkeypatch.delenv("SSL_CERT_FILE")  # mended: looked for again
+    result = await load(url)
+    assert result.reason is not None
+    assert "authorities cannot be read" not in result.reason
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{"body": {"path": "{model_path}"}}, {"headers": {"X-Path": "\udcff"}}],
+    ids=["body", "headers"],
+)
+async def test_texts_that_are_not_utf_8(server: Server, others: dict[str, Any]) -> None:
+    job = LoadJob("m", "1", Path("/d/\udcff/m.gguf"))
+    for path in ("200/", "200/{model_path}"):
+        result = await load(f"{server.url}/{path}", job=job, **others)
+        assert result.reason is not None
+        assert "codec can't encode character" in result.reason
+        result.reason.encode()
+    assert server.seen == []
