@@ -9,10 +9,11 @@ from blob_kit import CHUNK, DATA
 from net_tools import place
 
 from peatnet.errors import PeerLost
-from peatnet.net.blob_messages import HaveRequest
+from peatnet.net.blob_messages import ChunkRequest, HaveRequest
 from peatnet.net.lanes.holder import Holder
 from peatnet.net.upload_gate import UploadGate
 from peatnet.net.wire import Fields
+from peatnet.swarm.window import USUAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,24 +25,34 @@ if TYPE_CHECKING:
 
 
 class Script:
-    """In place of LaneSocket: gives these requests, notes what is sent, and has ended when there are no more."""
+    """In place of LaneSocket: gives these requests, notes what is sent, and has ended when there are no more.
 
-    def __init__(self, requests: Iterator[dict[str, Any]]) -> None:
+    Args:
+        requests: their headers; None where the next one is not there yet.
+    """
+
+    def __init__(self, requests: Iterator[dict[str, Any] | None]) -> None:
         self.requests = requests
+        self.next: dict[str, Any] | None = None
         self.heard = 0
         self.sent: list[
             tuple[str, int, int]
         ] = []  # what, its bytes, and what had been heard by then
 
     def wait(self, seconds: float, *, reading: bool = True) -> bool:
-        return reading
+        if not reading or self.next is not None:
+            return reading
+        try:
+            self.next = next(self.requests)
+        except StopIteration:
+            raise PeerLost("the lane ended") from None
+        return self.next is not None
 
     def wake(self) -> None: ...
 
     def receive(self, *, max_payload: int) -> tuple[Fields, int]:
-        header = next(self.requests, None)
-        if header is None:
-            raise PeerLost("the lane ended")
+        header, self.next = self.next, None
+        assert header is not None
         self.heard += 1
         return Fields(header), 0
 
@@ -74,7 +85,7 @@ def test_news_that_comes_when_the_lane_has_ended_leaves_nothing_behind(
     partial = store.start_partial(info.table, info.hash)
     pending: list[Callable[[], None]] = []
 
-    def requests() -> Iterator[dict[str, Any]]:
+    def requests() -> Iterator[dict[str, Any] | None]:
         yield HaveRequest(0, info.hash, watch=True).header()
         # Another thread has news: it takes out those who wait for them, and calls one after the other.
         pending.extend(store._shelf.wakers._waiting.pop(info.hash))
@@ -86,3 +97,24 @@ def test_news_that_comes_when_the_lane_has_ended_leaves_nothing_behind(
     ring()
     assert not telling
     partial.abandon()
+
+
+def test_a_chunk_whose_time_has_come_waits_for_no_other_request(
+    held: tuple[Place, BlobInfo],
+) -> None:
+    holding, info = held
+    gate = UploadGate()
+    ahead = [gate.submit(info.hash, 0, "p", 3, CHUNK, lambda: None) for _ in range(USUAL)]
+
+    def requests() -> Iterator[dict[str, Any] | None]:
+        yield ChunkRequest(1, info.hash, 0).header()
+        yield None
+        for number in range(2, 10):
+            if number == 5:
+                assert gate._uploads.waiting == 1
+                ahead[0].done(sent=True)
+            yield HaveRequest(number, info.hash).header()
+
+    lane = Script(requests())
+    serve(Holder(holding.store, gate, lane, "p", set()))  # type: ignore[arg-type]
+    assert [heard for what, _, heard in lane.sent if what == "chunk"] == [5]

@@ -30,6 +30,7 @@ def scripted(pair: LanePair, lie: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Scripted:
         idle_since = 0.0
+        place_out = None
 
         def __init__(self, _store: Any, _gate: Any, lane: LaneSocket, *_: Any) -> None:
             self.lane = lane
@@ -186,3 +187,23 @@ async def test_when_the_first_lane_breaks_another_one_leads(
         assert lanes.last.lost_with[0] >= 1
         assert (pair.faults, pair.bans, pair.streams) == ([], [], [])
         assert len(asked) > N_CHUNKS
+
+
+async def test_what_came_before_the_nonsense_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def lie(pair: LanePair, request: Any) -> Any:
+        if not isinstance(request, ChunkRequest):
+            return None
+        asked.append(request.index)
+        nonsense = [(ChunkReply(99, 98), b"")] if len(asked) == N_CHUNKS else []
+        return [honest(pair, request), *nonsense]
+
+    async with a_lane_pair(tmp_path) as pair:
+        scripted(pair, lie, monkeypatch)
+        info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
+        assert sorted(asked) == list(range(N_CHUNKS))
+        await until(lambda: pair.taker.standing._entries)

@@ -39,7 +39,6 @@ MAX_WANTED = 64
 IDLE_TIMEOUT = 120.0
 QUESTION_RATE = 10.0
 QUESTION_BURST = 100.0
-PLACE_PATIENCE = 3.0
 # How long an idle lane keeps its buffer, in seconds.
 KEEP_BUFFER = 1.0
 # Requests that are read in a row before the thread looks whether it has something to send.
@@ -47,7 +46,7 @@ IN_A_ROW = 64
 
 
 class Holder:
-    """Serves one lane. Belongs to its thread, but for ``idle_since``.
+    """Serves one lane. Belongs to its thread, but for ``idle_since`` and ``place_out``.
 
     Args:
         store: where the blobs are.
@@ -129,7 +128,8 @@ class Holder:
             request, self._held = self._held, None
             self._take(request)
         for _ in range(IN_A_ROW):
-            if not self._hears() or not self._lane.wait(0.0):
+            # A request may take long to come, and meanwhile others would wait for our place at the gate.
+            if self._may_go or not self._hears() or not self._lane.wait(0.0):
                 return
             fields, _ = self._lane.receive(max_payload=0)
             self.idle_since = math.inf
@@ -198,8 +198,15 @@ class Holder:
         self._may_go = True
         self._ring_bell()
 
+    @property
+    def place_out(self) -> Pass | None:
+        """Any thread: the pass of the chunk whose time has come and that is not on its way as a whole, if any."""
+        # In this order, which is the reverse of theirs who write: it is never one that still waits.
+        place = self._place
+        return place if self._may_go else None
+
     def _send_chunk(self, request: ChunkRequest) -> None:
-        place, self._place, self._may_go = self._place, None, False
+        place = self._place
         if place is None:
             return
         try:
@@ -210,14 +217,11 @@ class Holder:
             if not self._answers.read(request.index, view):
                 self._lane.send(*refused(request, ABSENT))
                 return
-            self._lane.send_behind(
-                chunk_header(request),
-                self._buffer,
-                length,
-                slow=(PLACE_PATIENCE, lambda: place.done(sent=True)),
-            )
+            self._lane.send_behind(chunk_header(request), self._buffer, length)
             place.done(sent=True)
         finally:
+            self._may_go = False
+            self._place = None
             place.withdraw()  # nothing, when it is done
 
     # News.

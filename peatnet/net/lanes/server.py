@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import Store
     from peatnet.net.frames import FrameStream
-    from peatnet.net.upload_gate import UploadGate
+    from peatnet.net.upload_gate import Pass, UploadGate
 
 # Time for TLS, and again for the ticket.
 HANDSHAKE_TIMEOUT = 5.0
@@ -52,6 +52,9 @@ MAX_LANES_PER_PEER = 16
 MAX_LANES = 64
 # When all are taken, one on which nothing was asked for this long gives way, as with streams.
 GIVES_WAY_AFTER = 5.0
+# A chunk whose time has come and that is not sent after this long, but at most twice as long, keeps its place in the
+# gate no longer: neither one who takes no bytes nor one whose next request comes in drips must hold up the others.
+PLACE_PATIENCE = 3.0
 
 log = get_logger(__name__)
 
@@ -159,9 +162,20 @@ class LaneServer:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.serve_listeners, self._accept, listeners)
+                nursery.start_soon(self._free_places)
                 task_status.started()
         finally:
             self.port = 0
+
+    async def _free_places(self) -> None:
+        seen: set[Pass] = set()
+        while True:
+            await trio.sleep(PLACE_PATIENCE)
+            found = {lane.holder.place_out for lane in self._lanes}
+            out = {place for place in found if place is not None}
+            for place in out & seen:
+                place.done(sent=True)
+            seen = out
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         """Serve one connection. Nothing but cancellation comes out: it would end the node."""

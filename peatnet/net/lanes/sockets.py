@@ -212,21 +212,13 @@ class LaneSocket:
         body = memoryview(payload)
         self.send_bytes(b"".join((pack_prefix(header, body.nbytes), body)))
 
-    def send_behind(
-        self,
-        header: Mapping[str, Any],
-        buffer: memoryview,
-        length: int,
-        *,
-        slow: tuple[float, Callable[[], None]] | None = None,
-    ) -> None:
+    def send_behind(self, header: Mapping[str, Any], buffer: memoryview, length: int) -> None:
         """Send a frame whose payload lies in ``buffer`` from HEAD_ROOM on; what is before it is overwritten.
 
         Args:
             header: the frame's.
             buffer: room for the prefix, and the payload.
             length: of the payload, in bytes.
-            slow: called when it has taken so many seconds (or a little more), and is not over.
 
         Raises:
             PeerLost: the lane broke, or the peer takes bytes too slowly.
@@ -234,21 +226,17 @@ class LaneSocket:
         prefix = pack_prefix(header, length)
         start = HEAD_ROOM - len(prefix)
         buffer[start:HEAD_ROOM] = prefix
-        self.send_bytes(buffer[start : HEAD_ROOM + length], slow=slow)
+        self.send_bytes(buffer[start : HEAD_ROOM + length])
 
-    def send_bytes(
-        self, data: Buffer, *, slow: tuple[float, Callable[[], None]] | None = None
-    ) -> None:
-        """Send whole frames, as they are; for ``slow`` see ``send_behind``.
+    def send_bytes(self, data: Buffer) -> None:
+        """Send whole frames, as they are.
 
         Raises:
             PeerLost: the lane broke, or the peer takes bytes too slowly.
         """
         view = memoryview(data)
         length, position, give = view.nbytes, 0, self._sock.send
-        began = time.monotonic()
-        deadline = began + FRAME_TIMEOUT + length / LOWEST_RATE
-        look = deadline if slow is None else began + slow[0]
+        deadline = time.monotonic() + FRAME_TIMEOUT + length / LOWEST_RATE
         while position < length:
             waited = False
             try:
@@ -258,9 +246,5 @@ class LaneSocket:
             except (OSError, ValueError) as exc:
                 raise PeerLost(f"the lane broke: {exc}") from exc
             # Looking at the clock costs as much as a record; one that waits long is never far from the next look.
-            if (waited or not position % LOOK_AFTER) and time.monotonic() > look:
-                if time.monotonic() > deadline:
-                    raise PeerLost("the peer takes bytes too slowly")
-                if slow is not None:
-                    slow[1]()
-                look = deadline
+            if (waited or not position % LOOK_AFTER) and time.monotonic() > deadline:
+                raise PeerLost("the peer takes bytes too slowly")
