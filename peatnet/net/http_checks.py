@@ -36,14 +36,15 @@ def parse_url(text: str) -> httpx.URL:
         raise HttpSourceError(f"the URL is longer than {MAX_URL} characters: {text[:80]}...")
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL as exc:
+        host = url.host  # decoded only now, by rules that the constructor does not know
+    except (httpx.InvalidURL, ValueError) as exc:
         raise HttpSourceError(f"{text!r} is not a URL: {exc}") from exc
     if url.scheme not in ("http", "https"):
         raise HttpSourceError(
             f"{text!r}: only http and https URLs can be fetched",
             hint="publish the model with an http:// or https:// download_url",
         )
-    if not url.host:
+    if not host:
         raise HttpSourceError(f"{text!r} names no host")
     if url.port is not None and not 0 < url.port < 65536:
         raise HttpSourceError(f"{text!r} names no port that there is")
@@ -64,7 +65,7 @@ def redirect_target(url: httpx.URL, location: str | None) -> httpx.URL:
         )
     try:
         target = parse_url(str(url.join(location)))
-    except httpx.InvalidURL as exc:
+    except (httpx.InvalidURL, ValueError) as exc:
         raise HttpSourceError(f"{display(url)}: redirects to {location!r}, no URL") from exc
     if url.scheme == "https" and target.scheme != "https":
         raise HttpSourceError(
@@ -159,10 +160,15 @@ def too_short(where: str, headers: Mapping[str, str], size: int) -> HttpSourceEr
 def validator(headers: Mapping[str, str]) -> str | None:
     """What to send as If-Range (RFC 9110 13.1.5): a strong ETag, else Last-Modified, else None."""
     etag = headers.get("etag", "").strip()
-    if etag.startswith('"') and etag.endswith('"') and 2 < len(etag) <= MAX_VALIDATOR:
+    if len(etag) > 2 and etag.startswith('"') and etag.endswith('"') and can_be_sent(etag):
         return etag
     modified = headers.get("last-modified", "").strip()
-    return modified if 0 < len(modified) <= MAX_VALIDATOR else None
+    return modified if can_be_sent(modified) else None
+
+
+def can_be_sent(validator: str) -> bool:
+    """Whether this can be the value of a header: a server may send, and a disk may hold, what cannot."""
+    return 0 < len(validator) <= MAX_VALIDATOR and validator.isascii() and validator.isprintable()
 
 
 def is_another_version(known: str | None, headers: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ number of times; ``HttpSourceError`` will not (404, another size, a web page).
 from __future__ import annotations
 
 import ssl
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Self
@@ -150,10 +150,14 @@ class Body:
         """Stop reading.
 
         httpx reads through five nested async generators. Closing the outermost one leaves the others to the garbage
-        collector, which trio warns about; a cancelled read ends all of them from the inside, in order.
+        collector, which trio warns about; a cancelled read ends all of them from the inside, in order. What was
+        received already is still parsed on the way there, and may be anything.
         """
         if self._started:
-            with trio.CancelScope(shield=True) as scope:
+            with (
+                trio.CancelScope(shield=True) as scope,
+                suppress(httpx.HTTPError, httpx.StreamError),
+            ):
                 scope.cancel()
                 async for _ in self._pieces:
                     pass
@@ -273,7 +277,8 @@ def _translating(where: str) -> Iterator[None]:
         yield
     except httpx.TimeoutException as exc:
         raise Transient(f"{where}: the server does not answer in time") from exc
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, ValueError) as exc:
+        # A ValueError is a host name, or a header, that one of the libraries below cannot encode.
         raise HttpSourceError(f"{where}: {exc}") from exc
     except httpx.HTTPError as exc:
         raise _translated(exc, where) from exc

@@ -177,7 +177,8 @@ class _Fetch:
 
     def _note(self, start: int) -> str | None:
         """The validator of what is here; None when that is nothing, or it has none."""
-        return (self._loose.note or None) if start else None
+        note = self._loose.note if start else ""
+        return note if checks.can_be_sent(note) else None
 
     async def _check_part(self, response: httpx.Response, where: str, start: int, end: int) -> None:
         size = self._loose.size

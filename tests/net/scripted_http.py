@@ -40,6 +40,7 @@ class Answer:
         chunked: Transfer-Encoding: chunked.
         send: how many bytes of the body are really sent before the connection is cut; None for all.
         stall: after those, nothing happens until the server is closed, instead of a cut.
+        end: what follows a chunked body, in one piece with its last bytes.
         close: end the connection after the body, so that its end marks the body's where no length is given.
     """
 
@@ -49,6 +50,7 @@ class Answer:
     chunked: bool = False
     send: int | None = None
     stall: bool = False
+    end: bytes = b"0\r\n\r\n"
     close: bool = False
 
 
@@ -154,7 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = answer.body if answer.send is None else answer.body[: answer.send]
         for start in range(0, len(body), 65536):
             piece = body[start : start + 65536]
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if answer.chunked else piece)
+            last = start + len(piece) == len(answer.body)
+            end = answer.end if last and answer.chunked else b""
+            framed = b"%x\r\n%b\r\n" % (len(piece), piece) if answer.chunked else piece
+            self.wfile.write(framed + end)
             with owner.lock:
                 owner.sent += len(piece)
         if answer.send is not None:
@@ -162,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.stall:
                 owner.closed.wait()
             self.close_connection = True
-        elif answer.chunked:
-            self.wfile.write(b"0\r\n\r\n")
+        elif answer.chunked and not body:
+            self.wfile.write(answer.end)
         if answer.close:
             self.close_connection = True

@@ -30,7 +30,16 @@ def test_redirects(location: str, target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", [None, "", "http://example.org/", "ftp://x/", "http://x:y:z/", "https://x:0/"]
+    "location",
+    [
+        None,
+        "",
+        "http://example.org/",
+        "ftp://x/",
+        "http://x:y:z/",
+        "https://x:0/",
+        "https://xn--a/",
+    ],
 )
 def test_redirects_refused(location: str | None) -> None:
     with pytest.raises(HttpSourceError):
@@ -50,11 +59,50 @@ def test_what_is_shown_of_a_url() -> None:
         ({"etag": '""'}, None),
         ({"etag": '"' + "x" * 600 + '"'}, None),
         ({"last-modified": "x" * 600}, None),
+        ({"etag": '"caf\u00e9"', "last-modified": "then"}, "then"),
+        ({"etag": '"a\tb"', "last-modified": "th\u00e8n"}, None),
         ({}, None),
     ],
 )
 def test_validators(headers: dict[str, str], expected: str | None) -> None:
     assert checks.validator(headers) == expected
+
+
+PIECES = [
+    "http:",
+    "https:",
+    "//",
+    "/",
+    ".",
+    "a",
+    "xn--",
+    "xn--a",
+    "[",
+    "]",
+    ":",
+    "@",
+    "%",
+    "%ff",
+    "80",
+    "é",
+    "_",
+    "1.2.3.4",
+    "?",
+    "#",
+    "\\",
+]
+URL_PARTS = st.lists(
+    st.sampled_from([*PIECES, " ", "\x00", "\u0663", "\u3002", "\uff0f", "\ud800"]), max_size=8
+)
+
+
+@settings(deadline=None)
+@given(URL_PARTS)
+def test_any_url_passes_or_is_refused(parts: list[str]) -> None:
+    for text in ("".join(parts), "http://" + "".join(parts)):
+        for found in (checks.parse_url, lambda text: checks.redirect_target(HERE, text)):
+            with contextlib.suppress(HttpSourceError):
+                assert checks.display(found(text))
 
 
 @pytest.mark.parametrize(

@@ -320,3 +320,31 @@ async def test_a_range_that_is_longer_than_it_says(loose: LoosePartial) -> None:
     with ScriptedServer(script) as server, pytest.raises(HttpSourceError, match="more than"):
         await fetch(server.url, loose)
     assert not loose.complete
+
+
+async def test_garbage_behind_a_range_that_is_longer_than_it_says(loose: LoosePartial) -> None:
+    def script(ask: Ask) -> Answer:
+        answer = conditional(ask)
+        if ask.number == 3:
+            answer.body, answer.chunked, answer.end = answer.body + b"x", True, b"ZZZZ\r\n"
+        return answer
+
+    with ScriptedServer(script) as server, pytest.raises(HttpSourceError, match="more than"):
+        await fetch(server.url, loose)
+    assert not loose.complete
+
+
+async def test_a_validator_that_no_header_can_have(store: Store, loose: LoosePartial) -> None:
+    with ScriptedServer(lambda ask: part(ask, DATA, '"caf\xe9"')) as server:
+        await fetch(server.url, loose)
+    assert not any("if-range" in ask.headers for ask in server.asks)
+    assert_right(store, loose)
+
+
+async def test_a_note_that_no_header_can_have(store: Store, loose: LoosePartial) -> None:
+    loose.write_at(0, DATA[:UNIT])
+    loose.note = '"caf\xe9"'
+    with ScriptedServer(lambda ask: part(ask, DATA)) as server:
+        await fetch(server.url, loose)
+    assert server.asks[0].range == (UNIT, UNIT + SEGMENT - 1)
+    assert_right(store, loose)

@@ -78,6 +78,8 @@ async def test_an_expired_place_is_looked_up_again(store: Store) -> None:
         ("file:///etc/passwd", "only http and https"),
         ("http://127.0.0.1:99999/", "no port"),
         ("http://x:y:z/", "after 3 tries"),
+        ("http://a..b/m", "label"),
+        ("http://xn--a/m", "not allowed"),
         ("/" + "x" * 5000, "longer than"),
         ("", "without a Location"),
     ],

@@ -259,6 +259,23 @@ async def test_a_206_body_that_runs_over(store: Store) -> None:
     assert "more than" in error.message
 
 
+async def test_garbage_behind_a_body_that_runs_over(store: Store) -> None:
+    def script(ask: Ask) -> Answer:
+        answer = part(ask, DATA, chunked=True, end=b"ZZZZ\r\n")
+        answer.body += b"x"
+        return answer
+
+    with ScriptedServer(script) as server:
+        error = await refused(store, server.url)
+    assert "more than" in error.message
+
+
+async def test_a_validator_that_no_header_can_have(store: Store) -> None:
+    with ScriptedServer(lambda ask: part(ask, DATA, '"caf\xe9"')) as server:
+        await fetch(store, server.url)
+    assert not any("if-range" in ask.headers for ask in server.asks)
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 async def test_another_file_of_the_same_size(store: Store, *, ranges: bool) -> None:
     other = DATA[:-1] + bytes([DATA[-1] ^ 1])
@@ -300,6 +317,7 @@ async def test_nobody_listens(store: Store) -> None:
         "http://",
         "model.gguf",
         "http://x:y:z/",
+        "http://xn--a/",
         "http://x/" + "y" * 5000,
     ],
 )
