@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from peatnet.errors import Ambiguous, NotFound, PeatnetError, UntrustedPublisher, UsageError
@@ -16,6 +17,7 @@ from peatnet.records import (
     command_key,
     decode_command,
 )
+from peatnet.targets import is_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -90,14 +92,14 @@ class Commander:
         Rolled back twice, a model is where it was.
 
         Raises:
-            NotFound: there is none before, or it was withdrawn.
+            NotFound: there is none before, or it was withdrawn, or another file has its version now.
+            UntrustedPublisher: as for `deploy`.
             Ambiguous, UsageError, DiskFull, StorageError: as for `deploy`.
         """
         named = parse_reference(reference)
         if named.version is not None:
             return await self.deploy(reference, to=to, priority=priority)
-        model = self._model(f"{named.model_id}@{self._version_before(named.model_id)}")
-        return await self._order(model.manifest, to, priority=priority)
+        return await self._order(self._before(named.model_id), to, priority=priority)
 
     async def command(self, command: ModelUpdateCommand) -> None:
         """Sign an update command and tell the others. What nodes do on one is theirs to decide.
@@ -185,28 +187,51 @@ class Commander:
             )
         return model
 
-    def _version_before(self, model_id: str) -> str:
-        """The version that was in service before the one that is there now, as far as is known here."""
+    def _before(self, model_id: str) -> ModelManifest:
+        """What was in service before the one that is there now, as far as is known here: that very file.
+
+        Raises:
+            NotFound: nothing was, or it was withdrawn, or replaced by another file under the same version.
+            UntrustedPublisher: only publishers whom this node does not trust have it.
+        """
         manifests = [
             command.manifest
             for command in self.commands()
             if command.manifest.model_id == model_id and command.auto_load
         ]
-        if manifests:
-            now = manifests[-1]
-            for manifest in reversed(manifests):
-                if (manifest.version, manifest.blob_hash) != (now.version, now.blob_hash):
-                    return manifest.version
+        now = manifests[-1] if manifests else None
+        for manifest in reversed(manifests):
+            if manifest.key != manifests[-1].key or not is_same_file(manifest, manifests[-1]):
+                self._counting(manifest.key, partial(_is_file_of, manifest))
+                return manifest
         current = self._library.activator.current(model_id)
         previous = self._library.activator.previous(model_id)
-        here = [each.version for each in (current, previous) if each is not None]
-        now_version = manifests[-1].version if manifests else here[0] if here else None
-        for version in here:
-            if version != now_version:
-                return version
+        here = [(each.version, each.blob) for each in (current, previous) if each is not None]
+        newest = (now.version, now.blob_hash) if now is not None else here[0] if here else None
+        for version, blob in here:
+            if newest is not None and (version != newest[0] or _differ(blob, newest[1])):
+                key = f"{model_id}@{version}"
+                return self._counting(key, partial(self._has_blob, blob)).manifest
         raise NotFound(
             f"no version of {model_id} is known that was deployed before",
             hint=f"name it: `peatnet rollback {model_id}@VERSION`",
+        )
+
+    def _has_blob(self, blob: str | None, model: Model) -> bool:
+        named = self._library.blob_of(model)
+        return not _differ(blob, None if named is None else named.hex())
+
+    def _counting(self, key: str, is_meant: Callable[[Model], bool]) -> Model:
+        """A trusted publisher's model of this name and version that counts still, and is meant."""
+        trusted = [each for each in self._library.models() if each.trusted and str(each) == key]
+        if not trusted:
+            self._model(key)  # says why
+        for model in trusted:
+            if is_meant(model):
+                return model
+        raise NotFound(
+            f"the file of {key} that was deployed before was replaced by another under the same version",
+            hint=f"`peatnet rollback {key}` takes the file that has this version now",
         )
 
     async def _order(
@@ -264,3 +289,12 @@ class Commander:
 
 def _command_id(record: Record) -> str:
     return record.key.partition("/")[2]
+
+
+def _is_file_of(manifest: ModelManifest, model: Model) -> bool:
+    return is_same_file(model.manifest, manifest)
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    """Whether two blobs are surely not the same."""
+    return one is not None and other is not None and one != other

@@ -55,6 +55,14 @@ class Target:
     hearsay: bool = False
 
 
+def is_same_file(one: ModelManifest, other: ModelManifest) -> bool:
+    """Whether two manifests are about the same bytes, as far as they say."""
+    for ours, theirs in ((one.blob_hash, other.blob_hash), (one.sha256, other.sha256)):
+        if ours and theirs:
+            return bool(ours == theirs)
+    return one == other
+
+
 def best_of(reference: str, named: list[Model]) -> Model:
     """Of the models that a reference names, the one that is meant: a trusted publisher's, the one published last.
 

@@ -150,6 +150,44 @@ async def test_rollback_goes_back_to_what_was_deployed_before(root: Path) -> Non
             await rollback("m")
 
 
+async def test_rollback_never_takes_another_file_for_the_one_that_was_deployed(root: Path) -> None:
+    async with node_with(root, "m@1") as node:
+        first = await node.commander.deploy("m")
+        other = file_of(root, "m@other")
+        text = manifest_text(other, "m@1")
+        await node.publish(other, ModelManifest.from_json(json.dumps(text)))
+        await node.commander.deploy("m")
+        with pytest.raises(NotFound, match="replaced by another under the same version"):
+            await node.commander.rollback("m")
+        assert len(node.commander.commands()) == 2
+        # Another publisher's record of that file will do, but only a trusted one's.
+        theirs = manifest_text(file_of(root, "m@1"), "m@1")
+        await hear(node, record(theirs, keys=OTHERS))
+        with pytest.raises(NotFound, match="replaced"):
+            await node.commander.rollback("m")
+        await hear(node, record(theirs))
+        back = await node.commander.rollback("m", to=[node.peer_id])
+        assert back.manifest == first.manifest
+        assert back.target_nodes == (node.peer_id,)
+
+
+async def test_rollback_to_what_is_in_service_here_goes_by_its_bytes(root: Path) -> None:
+    async with node_with(root, "m@1") as node:
+        activator = library_of(node).activator
+        manifest = await node.show("m")
+        await activator.activate(activator.candidate(node.peer_id, manifest, file_of(root, "m@1")))
+        other = file_of(root, "m@other")
+        text = manifest_text(other, "m@1")
+        await node.publish(other, ModelManifest.from_json(json.dumps(text)))
+        second = await node.show("m")
+        await activator.activate(activator.candidate(node.peer_id, second, other))
+        with pytest.raises(NotFound, match="replaced by another under the same version"):
+            await node.commander.rollback("m")
+        # What is ordered is that file, whoever's newer record there is of the version.
+        await hear(node, record(manifest_text(file_of(root, "m@1"), "m@1")))
+        assert (await node.commander.rollback("m")).manifest.blob_hash == manifest.blob_hash
+
+
 async def test_rollback_goes_by_what_is_in_service_here_where_no_command_tells(root: Path) -> None:
     async with node_with(root, "m@1", "m@2") as node:
         activator: Activator = library_of(node).activator
