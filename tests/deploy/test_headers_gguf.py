@@ -8,6 +8,7 @@ import pytest
 from headers_kit import Counted, entry, gguf, small_gguf, tensor, text, value, window
 
 from peatnet.deploy.headers import inspect_file
+from peatnet.deploy.headers import window as reading
 from peatnet.deploy.headers.ggml import FILE_TYPES, TENSOR_TYPES, word_for
 from peatnet.deploy.headers.gguf import read_gguf
 from peatnet.deploy.headers.window import Window
@@ -342,3 +343,27 @@ def test_the_table_of_tensor_types_agrees_with_the_gguf_package() -> None:
 def test_values_are_written_as_the_format_says() -> None:
     """The kit itself, by hand."""
     assert value("list", ("u8", [1, 2])) == bytes([9, 0, 0, 0, 0, 0, 0, 0, 2, *[0] * 7, 1, 2])
+
+
+SMILE = "\U0001f600"  # one of these makes each letter of a text take four bytes
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gguf([entry(f"{i}{SMILE}" + "k" * 500, "u8", 1) for i in range(500)], []),
+        gguf([entry(f"general.a{i}", "text", SMILE + "v" * 500) for i in range(500)], []),
+        gguf([], [tensor(f"{i}{SMILE}" + "t" * 200, (), 0, 0) for i in range(1000)], data=32),
+    ],
+    ids=["keys", "values", "tensors"],
+)
+def test_all_kept_texts_have_one_bound(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    read_gguf(window(data))
+    monkeypatch.setattr(reading, "MAX_KEPT_BYTES", 400_000)
+    view = window(data)
+    tracemalloc.start()
+    with pytest.raises(BadModelFile, match="take more than 400000 bytes"):
+        read_gguf(view)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 900_000

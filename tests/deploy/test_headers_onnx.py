@@ -17,6 +17,7 @@ from headers_kit import (
 
 from peatnet.deploy.headers import inspect_file
 from peatnet.deploy.headers import onnx as onnx_reader
+from peatnet.deploy.headers import window as reading
 from peatnet.deploy.headers.onnx import ELEMENT_TYPES, read_onnx
 from peatnet.deploy.headers.window import Window
 from peatnet.errors import BadModelFile
@@ -232,6 +233,46 @@ def test_weights_are_not_read() -> None:
     tracemalloc.stop()
     assert counted.read < 10 * 64 * 1024
     assert peak < 300_000
+
+
+SMILE = "\U0001f600"  # one of these makes each letter of a text take four bytes
+
+
+def peak_of(data: bytes, complaint: str) -> int:
+    """The most memory that reading took until it ended with this complaint."""
+    view = window(data)
+    tracemalloc.start()
+    with pytest.raises(BadModelFile, match=complaint):
+        read_onnx(view)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_a_shape_of_many_names_costs_no_memory() -> None:
+    data = onnx(graph_value(11, "x", 1, (SMILE + "n" * 1000,) * 5000))
+    assert peak_of(data, "more than 64 dimensions") < 500_000
+
+
+def test_the_longest_name_of_a_dimension() -> None:
+    data = onnx(graph_value(11, "x", 1, ("n" * 256, "n" * 257)))
+    assert read_onnx(window(data)).inputs[0].shape == ["n" * 256, None]
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        [graph_value(12, f"{i}{SMILE}" + "y" * 200, 1, ()) for i in range(1000)],
+        [graph_value(11, "x", 1, (f"{i}{SMILE}" + "n" * 200,) * 20) for i in range(50)],
+        [initializer(f"{i}{SMILE}" + "w" * 200, (0,), 1) for i in range(1000)],
+    ],
+    ids=["values", "dimensions", "initializers"],
+)
+def test_all_kept_names_have_one_bound(monkeypatch: pytest.MonkeyPatch, graph: list[bytes]) -> None:
+    data = onnx(*graph)
+    read_onnx(window(data))
+    monkeypatch.setattr(reading, "MAX_KEPT_BYTES", 400_000)
+    assert peak_of(data, "take more than 400000 bytes") < 800_000
 
 
 def test_it_reads_what_the_onnx_package_writes(tmp_path: Path) -> None:

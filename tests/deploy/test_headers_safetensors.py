@@ -11,6 +11,7 @@ from headers_kit import safetensors, small_safetensors, window
 
 from peatnet.deploy.headers import inspect_file
 from peatnet.deploy.headers import safetensors as reader
+from peatnet.deploy.headers import window as reading
 from peatnet.deploy.headers.safetensors import read_safetensors
 from peatnet.errors import BadModelFile
 
@@ -195,6 +196,35 @@ def test_a_text_full_of_small_things_costs_no_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3 * len(text)
+
+
+SMILE = "\U0001f600"  # one of these makes each letter of a text take four bytes
+
+
+def named(names: list[str], dtype: str = "U8") -> bytes:
+    """A file of tensors without bytes."""
+    entry = {"dtype": dtype, "shape": [0], "data_offsets": [0, 0]}
+    text = json.dumps(dict.fromkeys(names, entry), ensure_ascii=False)
+    return safetensors(text.encode(), 0)
+
+
+def test_all_names_have_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = named([f"{i}{SMILE}" + "a" * 1000 for i in range(2000)])
+    assert read_safetensors(window(data)).tensors == 2000
+    monkeypatch.setattr(reading, "MAX_KEPT_BYTES", 400_000)
+    view = window(data)
+    tracemalloc.start()
+    with pytest.raises(BadModelFile, match="take more than 400000 bytes"):
+        read_safetensors(view)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < len(data) + 800_000
+
+
+def test_the_names_of_a_large_model_are_within_the_bound() -> None:
+    names = [f"{'model.layers.' * 7}{i:09}" for i in range(reader.MAX_TENSORS - 1)]
+    assert len(names[0]) == 100
+    assert read_safetensors(window(named(names))).tensors == len(names)
 
 
 def test_it_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ class _Reader:
             key = self._text("a key", MAX_KEY_BYTES)
             if key in seen:
                 raise window.bad(f"the key {key!a} comes twice", at)
-            seen.add(key)
+            seen.add(window.keep(key))
             kind = window.u32(f"the type of {key!a}")
             if kind == _LIST:
                 count = self._pass_list(key, 1)
@@ -158,7 +158,7 @@ class _Reader:
                 continue
             value = self._scalar(key, kind)
             if value is not None and len(key) <= 128 and _KEPT.fullmatch(key):
-                header.metadata[key] = value
+                header.metadata[key] = window.keep(value) if isinstance(value, str) else value
             if key == "general.alignment":
                 header.alignment = self._alignment(kind, value, at)
 
@@ -219,7 +219,7 @@ class _Reader:
             name = self._text("a tensor's name", MAX_NAME_BYTES)
             if name in seen:
                 raise window.bad(f"the tensor {name!a} comes twice", at)
-            seen.add(name)
+            seen.add(window.keep(name))
             end = self._tensor(name, header)
             if end > furthest:
                 furthest, of, told_at = end, name, at

@@ -23,7 +23,7 @@ MAX_VALUES: Final = 65_536
 MAX_INITIALIZERS: Final = 262_144
 MAX_RANK: Final = 64
 MAX_NAME_BYTES: Final = 256
-"""Of inputs, outputs and initializers; longer ones are not kept."""
+"""Of inputs, outputs, initializers and dimensions; longer ones are not kept."""
 MAX_TEXT_BYTES: Final = 1024
 MAX_PROPERTY_BYTES: Final = 64 * 1024
 MAX_PROPERTIES: Final = 64
@@ -152,6 +152,11 @@ class _Reader:
         header.inputs = [value for value in header.inputs if value.name not in self._names]
         return header
 
+    def _kept(self, entry: Field, most: int) -> str | None:
+        """The text in a field, which is kept; None where it is none or too long."""
+        text = self._walker.text(entry, most)
+        return None if text is None else self._window.keep(text)
+
     def _opset(self, entry: Field) -> None:
         domain, version = "", 0
         for part in self._walker.fields(entry.value, "an operator set"):
@@ -197,7 +202,7 @@ class _Reader:
         value = Value()
         for part in self._walker.fields(entry.value, "an input or output"):
             if part.number == 1:
-                value.name = self._walker.text(part, MAX_NAME_BYTES) or ""
+                value.name = self._kept(part, MAX_NAME_BYTES) or ""
             elif part.number == 2 and part.wire == BYTES:
                 for kind in self._walker.fields(part.value, "a type"):
                     if kind.number == 1 and kind.wire == BYTES:
@@ -211,10 +216,13 @@ class _Reader:
             elif part.number == 2 and part.wire == BYTES:
                 value.shape = []
                 for length in self._walker.fields(part.value, "a shape"):
-                    if length.number == 1 and length.wire == BYTES:
-                        value.shape.append(self._dimension(length))
-                if len(value.shape) > MAX_RANK:
-                    raise self._window.bad(f"a shape of more than {MAX_RANK} dimensions", part.at)
+                    if length.number != 1 or length.wire != BYTES:
+                        continue
+                    if len(value.shape) >= MAX_RANK:
+                        raise self._window.bad(
+                            f"a shape of more than {MAX_RANK} dimensions", part.at
+                        )
+                    value.shape.append(self._dimension(length))
 
     def _dimension(self, entry: Field) -> int | str | None:
         length: int | str | None = None
@@ -222,7 +230,7 @@ class _Reader:
             if part.number == 1 and part.wire == VARINT:
                 length = part.value if part.value < _I64_END else None  # negative: open
             elif part.number == 2:
-                length = self._walker.text(part, MAX_TEXT_BYTES)
+                length = self._kept(part, MAX_NAME_BYTES)
         return length
 
     def _initializer(self, entry: Field) -> None:
@@ -241,7 +249,7 @@ class _Reader:
         elif part.number == 2 and part.wire == VARINT:
             tensor.kind = part.value
         elif part.number == 8:
-            tensor.name = walker.text(part, MAX_NAME_BYTES) or ""
+            tensor.name = self._kept(part, MAX_NAME_BYTES) or ""
         elif part.number == _RAW and part.wire == BYTES:
             tensor.raw = part.size
         elif part.number == 13 and part.wire == BYTES:

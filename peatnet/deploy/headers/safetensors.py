@@ -92,7 +92,7 @@ class _Reader:
         for name in self._members("a tensor's name"):
             if name in names:
                 raise self._bad(f"the tensor {name!a} comes twice")
-            names.add(name)
+            names.add(self._window.keep(name, 8 + self._at))
             if name == "__metadata__":
                 self._metadata()
             elif len(names) > MAX_TENSORS:
@@ -194,7 +194,8 @@ class _Reader:
             raise self._bad(f"the tensor {name!a} claims more elements than there can be")
         header = self._header
         if dtype not in DTYPE_BITS:
-            header.unknown_dtypes.add(dtype)
+            if dtype not in header.unknown_dtypes:
+                header.unknown_dtypes.add(self._window.keep(dtype, 8 + self._at))
             if elements > 8 * size:
                 raise self._bad(
                     f"the tensor {name!a}, {elements} elements, cannot take {size} bytes"

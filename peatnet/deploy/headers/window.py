@@ -2,12 +2,15 @@
 
 Every length is held against what is left of the file before anything is read, skipped or allocated. A window
 only moves forward, and reads ahead at most 64 KiB: so a walk reads no more bytes than the file has, keeps no
-more than it asked for, and ends after as many steps as the reader above allows.
+more than it asked for, and ends after as many steps as the reader above allows. The texts that a reader keeps are
+counted together, since many short ones are as large as a long one, and in memory, where a text may be four times what
+it is in the file.
 """
 
 from __future__ import annotations
 
 import struct
+import sys
 from typing import TYPE_CHECKING, Final
 
 from peatnet.errors import BadModelFile
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
     ReadAt = Callable[[int, int], bytes]
     """Bytes of the file from an offset on; fewer than asked for only where the file ends."""
+
+MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Of memory for the texts that are kept of one file: three times what 131,072 names of 100 letters take."""
 
 _READ_AHEAD: Final = 64 * 1024
 
@@ -34,12 +40,13 @@ class Window:
         limit: bytes within which the header must end; None for the whole file.
     """
 
-    __slots__ = ("_buffer", "_end", "_read_at", "_start", "name", "position", "size")
+    __slots__ = ("_buffer", "_end", "_kept", "_read_at", "_start", "name", "position", "size")
 
     def __init__(self, read_at: ReadAt, size: int, name: str, *, limit: int | None = None) -> None:
         self._read_at = read_at
         self._buffer = b""
         self._start = 0
+        self._kept = 0
         self._end = size if limit is None else min(size, limit)
         self.name = name
         self.size = size
@@ -55,6 +62,21 @@ class Window:
         """
         where = self.position if at is None else at
         return BadModelFile(f"{self.name}: {what} (byte {where})", hint=hint)
+
+    def keep(self, text: str, at: int | None = None) -> str:
+        """Count a text, which is returned, among those that are kept of this file.
+
+        Args:
+            text: which.
+            at: the byte where it is; None for the present position.
+
+        Raises:
+            BadModelFile: together they take more memory than they may.
+        """
+        self._kept += sys.getsizeof(text)
+        if self._kept > MAX_KEPT_BYTES:
+            raise self.bad(f"its names and texts take more than {MAX_KEPT_BYTES} bytes", at)
+        return text
 
     def require(self, count: int, what: str) -> None:
         """Make sure that this many bytes follow.
