@@ -410,6 +410,11 @@ class Keeper:
                     job.info = await self._fetch(job)
                 except* PeatnetError as group:
                     job.error = first_error(group)
+                except* (
+                    Exception
+                ):  # our bug, set off by somebody's bytes: one fetch must not end the node
+                    log.exception("fetch failed", target=str(job.target.model or job.target.blob))
+                    job.error = PeatnetError("a bug in peatnet ended the fetch; the log has it")
                 if job.error is not None:
                     await self._failed(job, job.error)
                 elif job.info is not None:

@@ -21,7 +21,6 @@ from peatnet.errors import IntegrityError, NoSource, PeatnetError, RemoteProtoco
 from peatnet.jobs import retry_key
 from peatnet.log import get_logger
 from peatnet.net.small_stream import Wanted
-from peatnet.net.standing import Offence
 from peatnet.tables import TableSearch
 from peatnet.transfer.budget import Pacer
 
@@ -266,7 +265,8 @@ class SmallFetches:
         try:
             await source.small([Wanted(m.blob, tables[m].size) for m in members], pace, take)
         except IntegrityError as exc:
-            self._peers.offend(peer_id, Offence.CORRUPT_CHUNK, exc.message)
+            # It was not asked which table it goes by: only the ordinary fetch can tell a lie from a mistake.
+            log.info("small blobs: wrong bytes", peer=peer_id, reason=exc.message)
         except (NoSource, RemoteProtocolError) as exc:
             # Of what breaks the protocol, the source itself has told those who count offences.
             log.debug("small blobs: peer of no use", peer=peer_id, reason=exc.message)

@@ -29,7 +29,10 @@ MAX_ADDRESSES = 16
 _HOST_PROTOCOLS = {"ip4", "ip6", "dns", "dns4", "dns6"}
 # The codes of the multiaddr registry; all below 128, so one byte each, as are the lengths of names we take.
 _BINARY_HOSTS = {b"\x04": "ip4", b"\x29": "ip6", b"\x35": "dns", b"\x36": "dns4", b"\x37": "dns6"}
-_DNS_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,125}[A-Za-z0-9])?")
+_LONGEST_NAME = 127
+# https://www.rfc-editor.org/rfc/rfc1123#section-2.1; what is none makes resolvers raise what nobody expects.
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
 
 def _shape(address: Multiaddr) -> list[str]:
@@ -129,7 +132,9 @@ def _read_tcp_address(packed: bytes) -> str | None:
         text = str(address)
     else:
         text = host[1:].decode("ascii", "replace")
-        if host[:1] != bytes([len(text)]) or not _DNS_NAME.fullmatch(text):
+        if len(text) > _LONGEST_NAME or host[:1] != bytes([len(text)]):
+            return None
+        if not _DNS_NAME.fullmatch(text):
             return None
     return f"/{name}/{text}/tcp/{int.from_bytes(port, 'big')}" if name else None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from peatnet.errors import RemoteProtocolError
+from peatnet.errors import PeerLost, RemoteProtocolError
 from peatnet.net.blob_messages import ChunkReply, ChunkRequest, Refusal
 from peatnet.net.stream_fetch import receive_reply
 
@@ -62,7 +62,8 @@ class SmallStream:
         """Ask for all of them, and return when each has come or was refused. Errors come in a group.
 
         Raises:
-            PeerLost: the peer went away, or stopped answering.
+            PeerLost: the peer went away, stopped answering, or has a longer blob under this name: it cannot know better
+                while it fetches by a table that nobody signed.
             RemoteProtocolError: it broke the protocol.
         """
         async with trio.open_nursery() as nursery:
@@ -83,11 +84,14 @@ class SmallStream:
         if number not in self._out or not isinstance(reply, (ChunkReply, Refusal)):
             raise RemoteProtocolError(f"{peer_id}: an answer that nobody asked for")
         if isinstance(reply, ChunkReply):
-            size = self._wanted[number].size
-            if reply.index != 0 or frame.payload_length != size:
-                raise RemoteProtocolError(
-                    f"{peer_id}: {frame.payload_length} bytes of a blob that has {size}"
-                )
-            self._take(number, await self._frames.read_payload(frame))
+            size, length = self._wanted[number].size, frame.payload_length
+            if reply.index != 0:
+                raise RemoteProtocolError(f"{peer_id}: chunk {reply.index}, which nobody asked for")
+            if length > size:
+                raise PeerLost(f"{peer_id}: its chunk 0 has {length} bytes, the blob {size}")
+            data = await self._frames.read_payload(frame)
+            # With fewer bytes it has the blob cut into other chunks, which is as good as a refusal.
+            if length == size:
+                self._take(number, data)
         self._out.remove(number)
         self._room.release()

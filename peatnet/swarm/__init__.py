@@ -6,6 +6,7 @@ Rarest first, retry elsewhere, endgame, drop and ban, and HTTP behind the peers.
 
 from __future__ import annotations
 
+from peatnet.swarm.availability import mask_of
 from peatnet.swarm.events import (
     Action,
     Ban,
@@ -57,4 +58,5 @@ __all__ = [
     "SwarmSettings",
     "Tick",
     "Tier",
+    "mask_of",
 ]

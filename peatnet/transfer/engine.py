@@ -8,6 +8,7 @@ trio thread but ``fail`` and what :mod:`peatnet.transfer.source` says otherwise 
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -54,8 +55,9 @@ _STALLED = 5.0
 class Engine:
     """Fills one partial blob from sources that come and go.
 
-    Invariants: ``links`` holds exactly the sources that the swarm thinks are alive, each under its name; of peers no
-    more than ``max_sources``. Those beyond wait in the roster, and are unknown to the swarm until their turn comes.
+    Invariants: ``links`` holds the sources that the swarm thinks are alive, each under its name, but for those that it
+    is about to be told are gone; of peers no more than ``max_sources``. Those beyond wait in the roster, and are unknown
+    to the swarm until their turn comes.
 
     Args:
         partial: what is filled; stays the caller's.
@@ -115,6 +117,8 @@ class Engine:
         self._arrivals = 0
         self._someone_left = trio.Event()
         self._someone_waits = trio.Event()
+        self._events: deque[Event] = deque()
+        self._feeding = False
         self._nursery: trio.Nursery | None = None
 
     async def run(self, sources: list[Source]) -> None:
@@ -206,11 +210,20 @@ class Engine:
     # What links call.
 
     def feed(self, event: Event) -> None:
-        """Give the swarm an event and do what it answers."""
+        """Give the swarm an event and do what it answers; what comes up meanwhile has its turn afterwards."""
+        self._events.append(event)
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._events and not self._over.is_set():
+                for action in self.swarm.handle(self._events.popleft(), self._clock()):
+                    self._act(action)
+        finally:
+            self._events.clear()
+            self._feeding = False
         if self._over.is_set():
             return
-        for action in self.swarm.handle(event, self._clock()):
-            self._act(action)
         wakeup = self.swarm.next_wakeup()
         if wakeup is not None and wakeup < self._timer.deadline:
             self._timer.deadline = wakeup
@@ -281,12 +294,13 @@ class Engine:
 
     def _lose(self, link: Link, error: PeatnetError) -> None:
         _log.info("source lost", source=link.source.name, reason=error.message)
-        self._let_go(link, error)
+        self._let_go(link.source.name, error)
         self.feed(SourceLost(link.source.name))
 
-    def _let_go(self, link: Link, error: PeatnetError) -> None:
-        self._lost[link.source.name] = error
-        self._end_link(link)
+    def _let_go(self, name: str, error: PeatnetError) -> None:
+        self._lost[name] = error
+        if (link := self.links.get(name)) is not None:
+            self._end_link(link)
         self._someone_left.set()
         self._fill_places()
 
@@ -321,7 +335,9 @@ class Engine:
             lambda name: bool(self.links[name].holds & missing),
             self._clock(),
         ):
-            link = self.links[name]
+            link = self.links.get(name)
+            if link is None:
+                continue  # the one before took it along
             _log.info("source waits again", source=name)
             self._end_link(link)
             self._roster.wait(link.source)
@@ -330,17 +346,20 @@ class Engine:
 
     def _act(self, action: Action) -> None:
         match action:
+            # A link may be gone of which the swarm has not been told yet: what is asked of it comes back then.
             case Request(name, index):
-                self.links[name].push(index)
+                if (link := self.links.get(name)) is not None:
+                    link.push(index)
             case Cancel(name, index):
-                self.links[name].withdraw(index)
+                if (link := self.links.get(name)) is not None:
+                    link.withdraw(index)
             case Drop(name, reason):
                 _log.info("source dropped", source=name, reason=reason)
-                self._let_go(self.links[name], NoSource(f"{name}: {reason}"))
+                self._let_go(name, NoSource(f"{name}: {reason}"))
             case Ban(name, reason):
                 _log.warning("source banned", source=name, reason=reason)
                 self._banned.add(name)
-                self._let_go(self.links[name], IntegrityError(f"{name}: {reason}"))
+                self._let_go(name, IntegrityError(f"{name}: {reason}"))
                 if self._on_ban is not None:
                     self._on_ban(name, reason)
             case Done():

@@ -21,6 +21,7 @@ from peatnet.swarm import (
     ChunkFailed,
     SourceGained,
     SourceHas,
+    mask_of,
 )
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Link:
                 raise RemoteProtocolError(f"{self.source.name}: chunk {index} of a blob with {n}")
             new.append(index)
         if not self.closed:
-            self.holds |= sum(1 << index for index in set(new))
+            self.holds |= mask_of(new, n)
             self._owner.feed(SourceGained(self.source.name, new))
 
     async def next_request(self) -> int:

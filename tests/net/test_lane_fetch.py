@@ -14,7 +14,9 @@ from lane_kit import a_lane_pair
 from net_tools import place, until
 
 from peatnet.errors import NoSource
-from peatnet.net.lanes import carriers
+from peatnet.net.lanes import carriers, threads
+from peatnet.net.lanes.client import LaneClient
+from peatnet.net.lanes.messages import LaneOffer
 from peatnet.net.lanes.sockets import LaneSocket
 from peatnet.net.lanes.tls import new_identity
 from peatnet.net.standing import Offence
@@ -92,6 +94,40 @@ async def test_the_announced_addresses_are_tried_too(tmp_path: Path) -> None:
         pair.lanes.server.port = closed
         await pair.fetch()
         assert pair.streams == []
+
+
+async def test_a_name_that_is_none_is_no_way_to_a_lane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = LaneOffer.header
+
+    def lying(self: LaneOffer) -> dict[str, Any]:
+        return {**header(self), "a": [b"\x36\x04a..b\x06\x1c\xf4", b"\x36\x05xn--a\x06\x1c\xf4"]}
+
+    monkeypatch.setattr(LaneOffer, "header", lying)
+    async with a_lane_pair(tmp_path) as pair:
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            pair.lanes.server.port = nobody.getsockname()[1]
+        await pair.fetch()
+        assert pair.streams == [pair.taker.peer_id]
+
+
+async def test_who_gets_no_thread_for_a_lane_is_served_by_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_lane = LaneClient.open
+
+    async def and_lose_the_thread(self: LaneClient) -> LaneSocket:
+        lane = await open_lane(self)
+        self.threads.total_tokens = 1
+        self.threads.acquire_on_behalf_of_nowait(self)
+        return lane
+
+    monkeypatch.setattr(LaneClient, "open", and_lose_the_thread)
+    monkeypatch.setattr(threads, "THREAD_PATIENCE", 0.05)
+    async with a_lane_pair(tmp_path) as pair:
+        await pair.fetch()
+        assert pair.streams == [pair.taker.peer_id]
 
 
 async def test_a_node_without_lanes_serves_by_streams(tmp_path: Path) -> None:

@@ -206,4 +206,3 @@ async def test_what_came_before_the_nonsense_counts(
         info = await pair.fetch()
         assert info.path.read_bytes() == DATA
         assert sorted(asked) == list(range(N_CHUNKS))
-        await until(lambda: pair.taker.standing._entries)

@@ -269,6 +269,12 @@ def test_announced_addresses_that_are_not_dialled(text: str) -> None:
     assert announced_by_peer([Multiaddr(text).to_bytes()]) == []
 
 
+@pytest.mark.parametrize("name", ["a..b", "a-.b", "a.-b", "-a", "a.", "a" * 64, "x." + "a" * 64])
+def test_announced_names_that_are_none(name: str) -> None:
+    packed = b"\x36" + bytes([len(name)]) + name.encode() + b"\x06\x1c\xf4"
+    assert announced_by_peer([packed]) == []
+
+
 @quick
 @given(st.text(max_size=60) | st.text("/ip46tcdns.p0123456789:", max_size=60))
 @example("/ip4/1.2.3.4/tcp/1/p2p/12D3KooW")

@@ -70,12 +70,20 @@ async def test_what_is_not_there_is_refused_and_the_rest_comes(tmp_path: Path) -
         assert got == {2 * number + 1: data for number, (_, data) in enumerate(blobs)}
 
 
-async def test_a_blob_of_another_size_is_a_fault(tmp_path: Path) -> None:
+async def test_a_blob_cut_into_other_chunks_is_as_good_as_a_refusal(tmp_path: Path) -> None:
     async with a_pair(tmp_path) as pair:
-        # The peer has it, cut into more chunks than one: its first chunk is not what was wanted.
-        with pytest.raises(RemoteProtocolError):
-            await ask(pair, [Wanted(pair.info.hash, len(DATA))])
-        assert len(pair.faults) == 1
+        blobs = hold(pair, tmp_path)
+        in_chunks = Wanted(pair.info.hash, len(DATA))
+        got = await ask(pair, [in_chunks, *(wanted for wanted, _ in blobs)])
+        assert got == {number + 1: data for number, (_, data) in enumerate(blobs)}
+        assert pair.faults == []
+
+
+async def test_more_bytes_than_the_blob_has_end_it_and_accuse_nobody(tmp_path: Path) -> None:
+    async with a_pair(tmp_path) as pair:
+        with pytest.raises(NoSource):
+            await ask(pair, [Wanted(pair.info.hash, CHUNK - 1)])
+        assert pair.faults == []
 
 
 async def test_what_take_raises_ends_it(tmp_path: Path) -> None:
@@ -94,8 +102,6 @@ async def test_what_take_raises_ends_it(tmp_path: Path) -> None:
 LIES: dict[str, list[tuple[Any, bytes]]] = {
     "another number": [(ChunkReply(1, 0), bytes(100))],
     "another chunk": [(ChunkReply(0, 1), bytes(100))],
-    "too short": [(ChunkReply(0, 0), bytes(99))],
-    "too long": [(ChunkReply(0, 0), bytes(101))],
     "a refusal of nothing": [(Refusal(7, "absent"), b"")],
     "a table": [(TableReply(0), bytes(32))],
     "what it has": [(HaveReply(0, 100, CHUNK, Hash(bytes(32)), full=True), b"")],

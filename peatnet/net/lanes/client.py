@@ -8,7 +8,6 @@ import socket
 from typing import TYPE_CHECKING
 
 import trio
-from multiaddr import Multiaddr
 
 from peatnet.concurrency import bare_errors
 from peatnet.errors import NoSource, PeerLost, RemoteProtocolError
@@ -83,6 +82,7 @@ class LaneClient:
             LaneUnavailable: the peer gives none, or it cannot be reached there.
             RemoteProtocolError: the peer broke the protocol.
         """
+        await trio.lowlevel.checkpoint()  # whoever tries again at once lets others have their turn
         if self.threads.borrowed_tokens >= self.threads.total_tokens:
             raise LaneUnavailable("all lanes of this node are in use")
         try:
@@ -147,7 +147,7 @@ class LaneClient:
                 ) -> None:
                     try:
                         lane = await self._connect_to(host, port, offer.fingerprint)
-                    except (PeerLost, OSError) as exc:
+                    except (PeerLost, OSError, UnicodeError) as exc:  # a name that is none
                         errors.append(f"{host} port {port}: {exc}")
                         failed.set()
                     else:
@@ -197,6 +197,6 @@ def _show(lane: LaneSocket, ticket: bytes) -> None:
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
-    address = Multiaddr(text)
-    (host, _) = [address.value_for_protocol(protocol.code) for protocol in address.protocols()]
-    return str(host), int(str(address.value_for_protocol("tcp")))
+    """Of an address as ``announced_by_peer`` makes them: ``/ip4|ip6|dns…/HOST/tcp/PORT``."""
+    _, _, host, _, port = text.split("/")
+    return host, int(port)

@@ -137,8 +137,9 @@ class Fetcher:
                 self._take_reply()
                 continue
             self.parked = True
-            # Whoever adds a request looks at ``parked`` afterwards: between us none is overlooked.
-            if self._board.wanted and self.has_room():
+            # Whoever adds a request looks at ``parked`` afterwards: between us none is overlooked. The look at the lane
+            # above may have taken the wake-up of a change of roles.
+            if (self._board.wanted and self.has_room()) or self._has_news():
                 self.parked = False
                 continue
             readable = self.lane.wait(self._patience())
@@ -146,6 +147,11 @@ class Fetcher:
             if readable:
                 self._take_reply()
         self._tell(in_a_row=False)
+
+    def _has_news(self) -> bool:
+        """Whether trio has made it lead, or retire, and it has not followed yet."""
+        begins_to_lead = self.leads and not self._watches and not self._holdings.asked
+        return begins_to_lead or (self.retiring and not self.out)
 
     def _tell(self, *, in_a_row: bool) -> None:
         """Let trio know of the reports; not of each one where chunks come in a row, and enough are still out."""

@@ -71,14 +71,20 @@ class LaneSession:
             RemoteProtocolError: it broke the protocol.
             DiskFull, StorageError: as raised by ``link.write``.
         """
-        with bare_errors():
-            async with trio.open_nursery() as nursery:
-                self._start(nursery, first)
-                nursery.start_soon(self._pass_requests_on)
-                nursery.start_soon(self._take_reports, nursery)
-                await self._all_gone.wait()
-                nursery.cancel_scope.cancel()
-        self._handle_reports()
+        try:
+            with bare_errors():
+                async with trio.open_nursery() as nursery:
+                    self._start(nursery, first)
+                    nursery.start_soon(self._pass_requests_on)
+                    nursery.start_soon(self._take_reports, nursery)
+                    await self._all_gone.wait()
+                    nursery.cancel_scope.cancel()
+            self._handle_reports()
+        finally:
+            # However it ended: what is on disk is not fetched again.
+            for report in self._board.reports:
+                if report.kind is Kind.ARRIVED:
+                    self._link.arrived(report.chunk)
 
     # Lanes.
 
@@ -116,7 +122,9 @@ class LaneSession:
             fetcher.lane.wake()
 
     def _adjust(self, nursery: trio.Nursery) -> None:
-        """Have as many lanes as pay."""
+        """Have as many lanes as pay, until the last one is gone."""
+        if self._all_gone.is_set():
+            return
         staying = [fetcher for fetcher in self._fetchers if not fetcher.retiring]
         if len(staying) < self._count.target:
             if not self._opening:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -10,9 +12,12 @@ from peatnet.concurrency import bare_errors
 from peatnet.errors import PeerLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 T = TypeVar("T")
+
+# How long a thread is waited for where all are taken: a stream could serve meanwhile.
+THREAD_PATIENCE = 1.0
 
 
 async def in_lane_thread(
@@ -28,14 +33,14 @@ async def in_lane_thread(
         limiter: how many threads there may be.
 
     Raises:
-        PeerLost, or whatever ``work`` raises.
+        PeerLost, or whatever ``work`` raises; PeerLost as well where no thread was free for THREAD_PATIENCE seconds.
     """
     end = _End()
     with bare_errors():
-        async with trio.open_nursery() as nursery:
+        async with _place(limiter, end), trio.open_nursery() as nursery:
             nursery.start_soon(_shut_when_cancelled, shut, end)
             try:
-                result = await trio.to_thread.run_sync(work, limiter=limiter)
+                result = await trio.to_thread.run_sync(work, limiter=_placed())
             except PeerLost:
                 # Where we shut it, that is how it ends: the cancellation is what counts.
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -44,6 +49,23 @@ async def in_lane_thread(
                 end.reached = True
             nursery.cancel_scope.cancel()
     return result
+
+
+@asynccontextmanager
+async def _place(limiter: trio.CapacityLimiter, borrower: object) -> AsyncIterator[None]:
+    with trio.move_on_after(THREAD_PATIENCE) as scope:
+        await limiter.acquire_on_behalf_of(borrower)
+    if scope.cancelled_caught:
+        raise PeerLost("all threads for lanes are in use here")
+    try:
+        yield
+    finally:
+        limiter.release_on_behalf_of(borrower)
+
+
+def _placed() -> trio.CapacityLimiter:
+    """Bounds nothing: for a thread that has its place already."""
+    return trio.CapacityLimiter(math.inf)
 
 
 class _End:
