@@ -19,14 +19,15 @@ import trio
 from peatnet.concurrency import Stirring
 from peatnet.deploy.activator import CANCELED
 from peatnet.deploy.hardware import shortfalls
-from peatnet.deploy.orders import Decision, Directive, Judgment, judge
+from peatnet.deploy.orders import Decision, Directive, judge
 from peatnet.errors import PeatnetError
 from peatnet.log import get_logger
 from peatnet.models import ModelStatus
-from peatnet.net.node_status import CommandOutcome, CommandReport
+from peatnet.net.node_status import CommandOutcome
 from peatnet.order_table import OrderEntry, OrderState, OrderTable
 from peatnet.ordered import NO_MANIFEST, REMOVED, Ordered, explain
 from peatnet.records import RecordType, decode_command
+from peatnet.telling import Teller
 from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from peatnet.keeper import Keeper
     from peatnet.library import Library
     from peatnet.models import ModelManifest, ModelUpdateCommand
+    from peatnet.net.node_status import CommandReport
     from peatnet.ordered import OrderedModel
     from peatnet.records import Record
     from peatnet.targets import Model
@@ -47,16 +49,6 @@ if TYPE_CHECKING:
 # After a fetch that failed: the first wait, and the longest. A peer that comes shortens all but the first.
 FIRST_RETRY: Final = 2.0
 LONGEST_RETRY: Final = 300.0
-# Refusals of untrusted publishers' commands that are told to others: anybody can sign some.
-UNTRUSTED_TOLD: Final = 4
-
-_REPORTED: Final = {
-    OrderState.BEGUN: CommandOutcome.WAITING,
-    OrderState.ACTIVATING: CommandOutcome.RUNNING,
-    OrderState.DONE: CommandOutcome.DONE,
-    OrderState.FAILED: CommandOutcome.FAILED,
-    OrderState.CANCELED: CommandOutcome.CANCELED,
-}
 
 log = get_logger(__name__)
 
@@ -98,14 +90,12 @@ class Executor:
         self._library = library
         self._keeper = keeper
         self._rng = rng
-        self._tell = tell
         self._on_model = on_model
         self._ordered = Ordered(library)
         self._table = OrderTable(library.database)
+        self._teller = Teller(self._table, tell)
         self._runs: dict[Directive, _Run] = {}
         self._directives: dict[bytes, Directive] = {}  # by record id: bodies are read once
-        self._judged: dict[Directive, Judgment] = {}
-        self._untrusted_told = 0
         self._wake = trio.Event()
         # Held while something is put into service: until then, a command can be let go.
         self._turn = trio.Lock()
@@ -124,16 +114,12 @@ class Executor:
         """Finish what was interrupted, and follow commands, until cancelled."""
         # Asking the drivers may take a second.
         await trio.to_thread.run_sync(self._keeper.hardware.lasting)
-        for entry in self._table.entries():
-            self._report(entry)
-        first = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._recover)
             task_status.started()
             while True:
                 self._wake = trio.Event()
-                await self._look(nursery, first=first)
-                first = False
+                await self._look(nursery)
                 await self._wake.wait()
 
     async def _recover(self) -> None:
@@ -150,7 +136,7 @@ class Executor:
 
     # Deciding
 
-    async def _look(self, nursery: trio.Nursery, *, first: bool) -> None:
+    async def _look(self, nursery: trio.Nursery) -> None:
         """Begin what is to be done, and let go of what is not any more."""
         judged = judge(
             self._heard(),
@@ -160,7 +146,7 @@ class Executor:
             shortfalls=self._shortfalls,
         )
         canceled = {item.name for item in judged if item.command is None}
-        self._tell_judged(judged, quiet=first)
+        self._teller.judged(judged)
         for run in list(self._runs.values()):
             judgment = judged.get(run.directive)
             if judgment is not None and judgment.decision is Decision.FOLLOW:
@@ -190,38 +176,6 @@ class Executor:
             record.id: known.get(record.id) or directive_of(record) for record in records
         }
         return list(self._directives.values())
-
-    def _tell_judged(self, judged: dict[Directive, Judgment], *, quiet: bool) -> None:
-        """Log what is new, once, and tell the others why a command for this node is not followed."""
-        for item, judgment in judged.items():
-            if self._judged.get(item) == judgment:
-                continue
-            # What was followed here has been told of; an old one that is heard for the first time is news.
-            done = judgment.decision in {Decision.FINISHED, Decision.OLDER}
-            dull = judgment.decision is Decision.ELSEWHERE or (done and item in self._judged)
-            note = log.debug if quiet or dull else log.info
-            note(
-                "command",
-                model=item.model_id,
-                command=item.command_id,
-                by=item.publisher,
-                decision=judgment.decision.value,
-                reason=judgment.reason,
-            )
-            self._refuse(item, judgment)
-        self._judged = judged
-
-    def _refuse(self, item: Directive, judgment: Judgment) -> None:
-        refusing = {Decision.UNFIT, Decision.SUPERSEDED, Decision.UNTRUSTED}
-        if item.command is None or judgment.decision not in refusing:
-            return
-        if judgment.decision is Decision.UNTRUSTED:
-            self._untrusted_told += 1
-            if self._untrusted_told > UNTRUSTED_TOLD:
-                return
-        model = item.command.manifest.key
-        refused = CommandOutcome.REFUSED
-        self._tell(CommandReport(item.command_id, model, refused, judgment.reason))
 
     # Canceling
 
@@ -374,25 +328,13 @@ class Executor:
             model=entry.model_id,
             reason=reason,
         )
-        self._report(ended)
+        self._teller.entry(ended)
         return ended
-
-    def _report(self, entry: OrderEntry) -> None:
-        self._tell(
-            CommandReport(
-                entry.command_id,
-                f"{entry.model_id}@{entry.version}",
-                _REPORTED[entry.state],
-                entry.reason,
-            )
-        )
 
     def _tell_run(self, run: _Run, outcome: CommandOutcome, reason: str = "") -> None:
         if run.told != (outcome, reason):
             run.told = outcome, reason
-            entry = run.entry
-            model = f"{entry.model_id}@{entry.version}"
-            self._tell(CommandReport(entry.command_id, model, outcome, reason))
+            self._teller.run(run.entry, outcome, reason)
 
 
 def directive_of(record: Record) -> Directive:

@@ -42,6 +42,8 @@ class OrderState(StrEnum):
 ENDED: Final = frozenset({OrderState.DONE, OrderState.FAILED})
 """Those of which no older command is followed any more."""
 
+_OPEN: Final = frozenset({OrderState.BEGUN, OrderState.ACTIVATING})
+
 
 @dataclass(frozen=True, slots=True)
 class OrderEntry:
@@ -69,6 +71,11 @@ class OrderEntry:
     def name(self) -> tuple[str, str, str]:
         """As `Directive.name`."""
         return self.publisher, self.model_id, self.command_id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has come to no end yet."""
+        return self.state in _OPEN
 
 
 class OrderTable:
@@ -116,6 +123,15 @@ class OrderTable:
                 found[key] = max(entry.order, found.get(key, entry.order))
         return found
 
+    def may_have_forgotten(self, directive: Directive) -> bool:
+        """Whether a command of which nothing is known here may have ended here all the same, long ago."""
+        ended = [
+            entry.order
+            for entry in self._entries.values()
+            if entry.name[:2] == directive.name[:2] and not entry.is_open
+        ]
+        return len(ended) >= KEPT and directive.order < min(ended)
+
     def put(self, entry: OrderEntry) -> None:
         """Remember this of a command, and forget what is long past of the others."""
         siblings = sorted(
@@ -126,7 +142,7 @@ class OrderTable:
             ),
             key=lambda other: other.order,
         )
-        gone = [other for other in siblings if other.state not in _OPEN][: 1 - KEPT]
+        gone = [other for other in siblings if not other.is_open][: 1 - KEPT]
         with self._database.transaction() as database:
             database.execute(
                 "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -146,6 +162,3 @@ class OrderTable:
         ended = replace(entry, state=state, reason=reason)
         self.put(ended)
         return ended
-
-
-_OPEN: Final = frozenset({OrderState.BEGUN, OrderState.ACTIVATING})

@@ -10,10 +10,12 @@ import trio
 
 from peatnet.config import FetchPolicy
 from peatnet.deploy.hardware import shortfalls
+from peatnet.deploy.orders import NOT_TRUSTED
 from peatnet.models import ModelStatus
 from peatnet.net.node_status import (
     MAX_MODELS,
     MAX_OUTCOMES,
+    CommandOutcome,
     CommandReport,
     HardwareReport,
     ModelReport,
@@ -30,10 +32,13 @@ if TYPE_CHECKING:
     from peatnet.library import Library
     from peatnet.states import Key
 
-UNTRUSTED: Final = "untrusted publisher"
+UNTRUSTED: Final = NOT_TRUSTED
 REMOVED: Final = "it was removed there by hand"
 NO_POLICY: Final = "its fetch policy is none, and nobody has asked for it there"
 WAITING: Final = "waiting for its turn"
+
+UNTRUSTED_TOLD: Final = 4
+"""Refusals of untrusted publishers' commands that are told, the newest; anybody can sign any number."""
 
 
 def hardware_report(hardware: Hardware) -> HardwareReport:
@@ -66,21 +71,28 @@ class Reporter:
         self._library = library
         self._keeper = keeper
         self._outcomes: OrderedDict[str, CommandReport] = OrderedDict()
+        # Apart from the others, since what strangers order must not put those out.
+        self._strange: OrderedDict[str, CommandReport] = OrderedDict()
         self.on_change: list[Callable[[], None]] = []
 
     # Orders: what the executor of commands says here is told to all
 
     def tell_outcome(self, report: CommandReport) -> None:
         """Note how far an update command is; the newest word on a command counts, and the newest commands are kept."""
-        self._outcomes[report.command_id] = report
-        self._outcomes.move_to_end(report.command_id)
-        while len(self._outcomes) > MAX_OUTCOMES:
-            self._outcomes.popitem(last=False)
+        strange = report.outcome is CommandOutcome.REFUSED and report.reason == NOT_TRUSTED
+        kept, other, most = self._outcomes, self._strange, MAX_OUTCOMES - UNTRUSTED_TOLD
+        if strange:
+            kept, other, most = self._strange, self._outcomes, UNTRUSTED_TOLD
+        other.pop(report.command_id, None)
+        kept[report.command_id] = report
+        kept.move_to_end(report.command_id)
+        while len(kept) > most:
+            kept.popitem(last=False)
         self.changed()
 
     def outcomes(self) -> list[CommandReport]:
-        """What was told of commands, the newest first."""
-        return list(reversed(self._outcomes.values()))
+        """What was told of commands, the newest first; refusals of strangers' commands come last."""
+        return [*reversed(self._outcomes.values()), *reversed(self._strange.values())]
 
     def changed(self) -> None:
         """There is something new to tell: of a model, of trust, of what is in service."""

@@ -26,6 +26,8 @@ Order = tuple[int, bytes]
 """Where an order stands among all: its sequence, and the id of its record."""
 
 NOT_TRUSTED: Final = "untrusted publisher"
+REPLACED: Final = "a newer command takes its place"
+TOO_OLD: Final = "a newer command has been carried out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def judge(
         judgment = _alone(each, node_id, highest.get(each.model_id), is_trusted, shortfalls)
         if judgment.decision is Decision.FOLLOW:
             if each.model_id in followed:
-                judgment = Judgment(Decision.SUPERSEDED, "a newer command takes its place")
+                judgment = Judgment(Decision.SUPERSEDED, REPLACED)
             followed.add(each.model_id)
         found[each] = judgment
     return found
@@ -129,7 +131,7 @@ def _alone(
         return Judgment(Decision.ELSEWHERE)
     if mark is not None and item.order <= mark:
         finished = item.order == mark
-        return Judgment(Decision.FINISHED if finished else Decision.OLDER)
+        return Judgment(Decision.FINISHED) if finished else Judgment(Decision.OLDER, TOO_OLD)
     lacking = [] if command.target_nodes else shortfalls(command.manifest)
     if lacking:
         return Judgment(Decision.UNFIT, "; ".join(lacking))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from peatnet.deploy.fleet import KnownNode
-    from peatnet.net.node_status import ModelReport, NodeStatus
+    from peatnet.net.node_status import CommandReport, ModelReport, NodeStatus
 
 UNKNOWN_MODEL: Final = "it does not know the model yet"
 LEFT_OUT: Final = "it has more models than it tells of"
@@ -176,7 +176,7 @@ def _stage(word: NodeWord, key: tuple[str, str], model_id: str) -> NodeStage:
         verdict = _Verdict(Stage.UNKNOWN, f"not seen for {word.age:.0f} s{stopped}")
         return verdict.of(word)
     report = next((each for each in status.models if each.key == key), None)
-    order = next((each for each in status.outcomes if each.model == key[1]), None)
+    order = _order(status, key[1])
     outcome = order.outcome if order else None
     told = order.reason if order else ""
     if outcome is CommandOutcome.FAILED and (
@@ -191,6 +191,16 @@ def _stage(word: NodeWord, key: tuple[str, str], model_id: str) -> NodeStage:
         under_way = outcome in {CommandOutcome.WAITING, CommandOutcome.RUNNING}
         verdict = _judged(report, told, word.age, under_way=under_way)
     return verdict.of(word, report, _serving(status, model_id))
+
+
+def _order(status: NodeStatus, model: str) -> CommandReport | None:
+    """The newest command on a model that the node has done something about; else the newest that it refuses.
+
+    What it refuses has changed nothing there, and may be a stranger's.
+    """
+    orders = [each for each in status.outcomes if each.model == model]
+    followed = [each for each in orders if each.outcome is not CommandOutcome.REFUSED]
+    return next(iter(followed or orders), None)
 
 
 @dataclass(frozen=True, slots=True)

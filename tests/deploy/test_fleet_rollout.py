@@ -102,7 +102,7 @@ def test_a_model_that_is_being_loaded_takes_a_time_that_nobody_knows() -> None:
 
 def test_the_newest_order_for_the_model_counts_and_reasons_come_once() -> None:
     elsewhere = CommandReport("c-0", "m@1", CommandOutcome.FAILED, "other")
-    newest = CommandReport("c-2", "m@2", CommandOutcome.REFUSED, "too little RAM: 1")
+    newest = CommandReport("c-2", "m@2", CommandOutcome.WAITING, "too little RAM: 1")
     told = status(
         "n",
         report("Available", reason="too little RAM: 1"),
@@ -111,6 +111,21 @@ def test_the_newest_order_for_the_model_counts_and_reasons_come_once() -> None:
     assert one(told).reason == "too little RAM: 1"
     silent = status("n", report("Ready"), outcomes=(outcome("failed"),))
     assert one(silent).reason == "an update command failed"
+
+
+@pytest.mark.parametrize(
+    ("followed", "stage", "reason"),
+    [("failed", Stage.FAILED, "no memory"), ("running", Stage.READY, "no memory")],
+)
+def test_what_is_refused_does_not_hide_what_is_done(
+    followed: str, stage: Stage, reason: str
+) -> None:
+    refused = CommandReport("c-2", "m@2", CommandOutcome.REFUSED, "untrusted publisher")
+    told = status("n", report("Ready"), outcomes=(refused, outcome(followed, "no memory")))
+    assert (one(told).stage, one(told).reason) == (stage, reason)
+    assert (one(told).eta_s is None) == (stage is not Stage.LOADED)
+    alone = status("n", report("Available"), outcomes=(refused,))
+    assert (one(alone).stage, one(alone).reason) == (Stage.PENDING, "untrusted publisher")
 
 
 def test_a_node_that_stopped_says_so_and_one_that_expired_is_unknown() -> None:

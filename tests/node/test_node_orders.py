@@ -47,10 +47,11 @@ async def test_a_command_fetches_and_loads_whatever_the_policy_says(root: Path) 
         assert (here.started(), here.serving()) == (["m@1"], "m@1")
         # Once: what is heard again, or is older, does nothing.
         await here.hear(command_of(one, 5), command_of(one, 4))
-        await until(lambda: here.executor.entries()[0].state == "done")
+        await here.wait("command-4", "refused")
+        assert "newer" in here.reason("command-4")
         await trio.testing.wait_all_tasks_blocked(0.05)
+        assert here.executor.entries()[0].state == "done"
         assert here.started() == ["m@1"]
-        assert here.told("command-4") is None
     async with orders(root) as here:
         await here.wait("command-5", "done")
         await trio.testing.wait_all_tasks_blocked(0.05)

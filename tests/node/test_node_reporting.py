@@ -19,7 +19,7 @@ from peatnet.net.node_status import (
     CommandReport,
     NodeStatus,
 )
-from peatnet.reporting import NO_POLICY, REMOVED, UNTRUSTED, WAITING, Reporter
+from peatnet.reporting import NO_POLICY, REMOVED, UNTRUSTED, UNTRUSTED_TOLD, WAITING, Reporter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,10 +191,36 @@ async def test_orders_are_told_newest_first_and_bounded(tmp_path: Path) -> None:
             reporter.tell_outcome(CommandReport(f"c-{number}", "m@1", CommandOutcome.RUNNING))
         reporter.tell_outcome(CommandReport("c-10", "m@1", CommandOutcome.DONE))
         told = (await reporter.status()).outcomes
-        assert len(told) == MAX_OUTCOMES
+        assert len(told) == MAX_OUTCOMES - UNTRUSTED_TOLD
         assert told[0] == CommandReport("c-10", "m@1", CommandOutcome.DONE)
         assert told[1].command_id == f"c-{MAX_OUTCOMES + 4}"
         assert len(changes) == MAX_OUTCOMES + 6
+
+
+async def test_refusals_of_strangers_are_told_last_and_put_out_nothing_else(tmp_path: Path) -> None:
+    def refused(command_id: str) -> CommandReport:
+        return CommandReport(command_id, "m@1", CommandOutcome.REFUSED, UNTRUSTED)
+
+    async with world(tmp_path / "here") as here:
+        reporter = reporter_of(here)
+        ours = [
+            CommandReport(f"c-{number}", "m@1", CommandOutcome.FAILED)
+            for number in range(MAX_OUTCOMES)
+        ]
+        for report in ours:
+            reporter.tell_outcome(report)
+        for number in range(3 * UNTRUSTED_TOLD):
+            reporter.tell_outcome(refused(f"s-{number}"))
+        told = list((await reporter.status()).outcomes)
+        newest = [refused(f"s-{number}") for number in range(3 * UNTRUSTED_TOLD)][-UNTRUSTED_TOLD:]
+        assert told == [*ours[UNTRUSTED_TOLD:][::-1], *newest[::-1]]
+        # Trusted later, and then not any more.
+        reporter.tell_outcome(CommandReport("s-11", "m@1", CommandOutcome.WAITING))
+        assert reporter.outcomes()[0].command_id == "s-11"
+        assert refused("s-11") not in reporter.outcomes()
+        reporter.tell_outcome(refused("s-11"))
+        assert [each.command_id for each in reporter.outcomes()].count("s-11") == 1
+        assert refused("s-11") in reporter.outcomes()
 
 
 async def test_a_node_has_a_name_and_hardware(tmp_path: Path) -> None:
