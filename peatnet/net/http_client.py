@@ -36,7 +36,10 @@ class HttpSettings:
 
     Attributes:
         connect_timeout: for a TCP connection and, again, for the TLS handshake.
-        read_timeout: for each single read; a server that sends nothing for so long has failed.
+        read_timeout: for each single read; a server that sends nothing for so long has failed. The head of an
+            answer, with all redirects before it, may take twice as long as connecting and one read.
+        lowest_rate: bytes a second, of all connections together; a server that is slower, after ``read_timeout``,
+            has failed.
         attempts: tries in a row without a new chunk before the source is given up.
         backoff: wait before the second try; doubles from try to try.
         backoff_max: its upper bound, and that of a Retry-After that the server asks for.
@@ -47,6 +50,7 @@ class HttpSettings:
 
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
+    lowest_rate: float = 16 * 1024
     attempts: int = 4
     backoff: float = 0.5
     backoff_max: float = 30.0
@@ -57,6 +61,11 @@ class HttpSettings:
     def wait(self, attempt: int, asked: float) -> float:
         """How long to wait after failure number ``attempt`` (from 1), when the server asked for ``asked``."""
         return min(self.backoff_max, max(asked, self.backoff * (1 << min(attempt - 1, 16))))
+
+    @property
+    def head_timeout(self) -> float:
+        """Seconds until the head of an answer must be there."""
+        return 2 * (self.connect_timeout + self.read_timeout)
 
 
 @cache
@@ -89,11 +98,23 @@ class Transient(Exception):
 
 
 class Body:
-    """The bytes of one response, read into buffers of the caller's; ``length`` of them and not one more."""
+    """The bytes of one response, read into buffers of the caller's; ``length`` of them and not one more.
 
-    def __init__(self, response: httpx.Response, where: str, length: int) -> None:
+    Args:
+        response: its body unread.
+        where: its URL, for messages.
+        length: bytes that it must have.
+        patience: seconds that reading may take however little is read.
+        rate: bytes a second that must come beyond that.
+    """
+
+    def __init__(
+        self, response: httpx.Response, where: str, length: int, *, patience: float, rate: float
+    ) -> None:
         self._pieces = response.aiter_raw()
         self._where = where
+        self._patience = patience
+        self._rate = rate
         self._piece = memoryview(b"")
         self._length = length
         self._read = 0
@@ -110,8 +131,13 @@ class Body:
             True when the view is full, False when ``stop`` said so.
 
         Raises:
-            Transient: the body ended early, or the connection failed.
+            Transient: the body ended early, or the connection failed, or is too slow.
         """
+        with trio.move_on_after(self._patience + len(view) / self._rate):
+            return await self._fill(view, stop)
+        raise self._too_slow()
+
+    async def _fill(self, view: memoryview, stop: Callable[[], bool] | None) -> bool:
         filled = 0
         while filled < len(view):
             if not self._piece and not await self._next_piece():
@@ -139,12 +165,19 @@ class Body:
 
         Raises:
             HttpSourceError: the body is longer than it may be.
+            Transient: the connection failed, or is too slow.
         """
-        if self._piece or await self._next_piece():
-            raise HttpSourceError(
-                f"{self._where}: the server sent more than the {self._length} bytes expected",
-                hint="the file there is not the one that the manifest describes",
-            )
+        with trio.move_on_after(self._patience):
+            if self._piece or await self._next_piece():
+                raise HttpSourceError(
+                    f"{self._where}: the server sent more than the {self._length} bytes expected",
+                    hint="the file there is not the one that the manifest describes",
+                )
+            return
+        raise self._too_slow()
+
+    def _too_slow(self) -> Transient:
+        return Transient(f"{self._where}: too slow, after {self._read} of {self._length} bytes")
 
     async def aclose(self) -> None:
         """Stop reading.
@@ -189,6 +222,7 @@ class HttpClient:
     def __init__(self, url: str, *, connections: int, settings: HttpSettings) -> None:
         self.url = checks.parse_url(url)
         self._settings = settings
+        self._lowest_rate = settings.lowest_rate / connections
         self._final: httpx.URL | None = None
         self._client = httpx.AsyncClient(
             follow_redirects=False,
@@ -223,8 +257,11 @@ class HttpClient:
                 web page, an encoded body.
             Transient: everything that may go away by itself.
         """
-        with _translating(checks.display(self._final or self.url)):
+        asked = checks.display(self._final or self.url)
+        with _translating(asked), trio.move_on_after(self._settings.head_timeout) as limit:
             response = await self._follow(headers)
+        if limit.cancelled_caught:
+            raise Transient(f"{asked}: the server does not answer in time")
         where = checks.display(response.request.url)
         try:
             if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -233,6 +270,11 @@ class HttpClient:
         finally:
             with trio.CancelScope(shield=True):
                 await response.aclose()
+
+    def body(self, response: httpx.Response, where: str, length: int) -> Body:
+        """The body of a response, which must have so many bytes and come at the lowest rate at least."""
+        patience = self._settings.read_timeout
+        return Body(response, where, length, patience=patience, rate=self._lowest_rate)
 
     async def _follow(self, headers: dict[str, str]) -> httpx.Response:
         """Send the request along redirects, to a response that may be used."""

@@ -13,7 +13,7 @@ import trio
 
 from peatnet.errors import HttpSourceError
 from peatnet.net import http_checks as checks
-from peatnet.net.http_client import Body, HttpClient, HttpSettings, Transient
+from peatnet.net.http_client import HttpClient, HttpSettings, Transient
 from peatnet.net.http_ranges import Changed, ParallelRanges
 from peatnet.net.http_sink import Sink
 
@@ -199,7 +199,7 @@ class _Fetch:
         """Read a body that holds all that is missing."""
         loose = self._loose
         buffer = memoryview(bytearray(min(_UNIT, loose.size)))
-        body = Body(response, where, loose.size - loose.received)
+        body = self._client.body(response, where, loose.size - loose.received)
         try:
             while not loose.complete:
                 view = buffer[: min(len(buffer), loose.size - loose.received)]

@@ -16,7 +16,7 @@ import trio
 from peatnet.errors import HttpSourceError, LocalProtocolError, PeatnetError
 from peatnet.log import get_logger
 from peatnet.net import http_checks as checks
-from peatnet.net.http_client import Body, HttpClient, HttpSettings, Transient
+from peatnet.net.http_client import HttpClient, HttpSettings, Transient
 from peatnet.net.http_window import Window
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class ParallelRanges:
             await self._read(segment, response, where)
 
     async def _read(self, segment: Segment, response: httpx.Response, where: str) -> None:
-        body = Body(response, where, segment.end - segment.position)
+        body = self._client.body(response, where, segment.end - segment.position)
         try:
             while not segment.full:
                 view = segment.view[segment.filled :][: self._unit]

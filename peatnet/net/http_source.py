@@ -18,7 +18,7 @@ import trio
 
 from peatnet.errors import HttpSourceError, UsageError
 from peatnet.net import http_checks as checks
-from peatnet.net.http_client import Body, HttpClient, HttpSettings, Transient
+from peatnet.net.http_client import HttpClient, HttpSettings, Transient
 from peatnet.net.http_stream import STREAM_WINDOW, OrderedStream, deliver
 from peatnet.swarm import Tier
 
@@ -179,7 +179,7 @@ class _Ranges:
                 where, response.headers, start=start, end=start + length, size=table.size
             )
             self._proven = True
-            body = Body(response, where, length)
+            body = self._client.body(response, where, length)
             try:
                 if not await body.read_into(view, lambda: self._link.cancelled(index)):
                     return "cancelled"

@@ -8,7 +8,7 @@ import trio
 
 from peatnet.errors import HttpSourceError, IntegrityError
 from peatnet.net import http_checks as checks
-from peatnet.net.http_client import Body, HttpClient, HttpSettings, Transient
+from peatnet.net.http_client import HttpClient, HttpSettings, Transient
 
 if TYPE_CHECKING:
     import httpx
@@ -98,7 +98,7 @@ class OrderedStream:
 
     async def _read_through(self, response: httpx.Response, where: str) -> None:
         table = self._link.table
-        body = Body(response, where, table.size)
+        body = self._client.body(response, where, table.size)
         position = 0
         try:
             for rank, index in enumerate(self._missing):
