@@ -3,6 +3,7 @@
 Every error passes through :func:`main`, which turns it into a message and an exit code; verbs just raise.
 """
 
+import errno
 import sys
 from typing import Annotated
 
@@ -37,8 +38,10 @@ from peatnet.cli.groups import GroupedVerbs
 from peatnet.cli.options import DataDir, Verbose
 from peatnet.cli.output import EXIT_BROKEN_PIPE, ReaderGone, abandon_stdout
 from peatnet.cli.session import Invocation, Session
-from peatnet.errors import PeatnetError, UsageError
+from peatnet.errors import DiskFull, PeatnetError, UsageError
 
+# What a print fails with where there is no room for what it prints.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Typer exports BadParameter but not the classes above it; all of its usage errors share this one, which
 # is click's (typer 0.12 to 0.2x) or typer's own copy of it (later).
 _ParseError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -138,6 +141,11 @@ def _report(exc: Exception, invocation: Invocation) -> int:
     error = find_error(exc)
     if isinstance(error, _ParseError):
         return report(_usage_error(error), as_json="--json" in sys.argv)
+    if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+        # Not the store, which says so itself.
+        abandon_stdout()
+        words = f"the output cannot be written: {error.strerror}"
+        error = DiskFull(words, hint="make room where it goes, or send it elsewhere")
     if isinstance(error, PeatnetError):
         return report(error, as_json=invocation.json, verbose=invocation.verbose)
     return report_bug(exc, error, verbose=invocation.verbose)

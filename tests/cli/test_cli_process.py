@@ -17,7 +17,7 @@ from support.nodes import environment, peatnet
 from support.waiting import wait_until
 
 from peatnet import __version__
-from peatnet.errors import AlreadyExists, UsageError
+from peatnet.errors import AlreadyExists, DiskFull, UsageError
 
 VERBS = {
     *("init", "id", "up", "peers", "trust"),
@@ -130,6 +130,21 @@ def _open_files(pid: int) -> str:
         with suppress(FileNotFoundError):  # closed since
             names.append(str(descriptor.readlink()))
     return "\n".join(names)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_has_no_room_is_no_bug(data: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "peatnet", "schema"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(data),
+            check=False,
+        )
+    assert done.returncode == DiskFull.exit_code
+    assert done.stderr.startswith("error: the output cannot be written: ")
 
 
 def test_control_c_while_hashing_publishes_nothing(data: Path, tmp_path: Path) -> None:
