@@ -5,7 +5,8 @@ gets a task. A task waits for the model's manifest, has the keeper fetch the mod
 service. All that matters is on disk: the commands are in the catalogue, how far they are is in ``OrderTable``, an
 activation that has begun is the activator's. So a node that was killed begins each task again, and what was done is found
 done. A command that is not to be followed any more is let go while it is being fetched; once it is being put into
-service, that is carried to its end, unless its publisher has canceled it.
+service, that is carried to its end, unless its publisher has canceled it. What had begun in an earlier run of the node and is
+not to be followed any more is brought to an end as well: by what the activator says of it, or it is forgotten.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
     from peatnet.deploy.activation import Outcome
+    from peatnet.deploy.orders import Judgment
     from peatnet.keeper import Keeper
     from peatnet.library import Library
     from peatnet.models import ModelManifest, ModelUpdateCommand
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 # After a fetch that failed: the first wait, and the longest. A peer that comes shortens all but the first.
 FIRST_RETRY: Final = 2.0
 LONGEST_RETRY: Final = 300.0
+# After the disk refused that a command that is not followed any more be stopped, or brought to an end.
+LOOK_AGAIN: Final = 10.0
 
 log = get_logger(__name__)
 
@@ -95,6 +99,8 @@ class Executor:
         self._table = OrderTable(library.database)
         self._teller = Teller(self._table, tell)
         self._runs: dict[Directive, _Run] = {}
+        # What is being brought to an end without having been carried out, by name.
+        self._closing: set[tuple[str, str, str]] = set()
         self._directives: dict[bytes, Directive] = {}  # by record id: bodies are read once
         self._wake = trio.Event()
         # Held while something is put into service: until then, a command can be let go.
@@ -119,8 +125,9 @@ class Executor:
             task_status.started()
             while True:
                 self._wake = trio.Event()
-                await self._look(nursery)
-                await self._wake.wait()
+                done = await self._look(nursery)
+                with trio.move_on_after(float("inf") if done else LOOK_AGAIN):
+                    await self._wake.wait()
 
     async def _recover(self) -> None:
         async with self._turn:
@@ -136,8 +143,8 @@ class Executor:
 
     # Deciding
 
-    async def _look(self, nursery: trio.Nursery) -> None:
-        """Begin what is to be done, and let go of what is not any more."""
+    async def _look(self, nursery: trio.Nursery) -> bool:
+        """Begin what is to be done, and let go of what is not any more; False: something of that has to be tried again."""
         judged = judge(
             self._heard(),
             node_id=self._library.identity.peer_id,
@@ -147,6 +154,7 @@ class Executor:
         )
         canceled = {item.name for item in judged if item.command is None}
         self._teller.judged(judged)
+        done = True
         for run in list(self._runs.values()):
             judgment = judged.get(run.directive)
             if judgment is not None and judgment.decision is Decision.FOLLOW:
@@ -154,15 +162,19 @@ class Executor:
             if not run.activating:
                 run.scope.cancel()
             elif run.directive.name in canceled:
-                await self._cancel(run.entry)
-        running = {run.directive.name for run in self._runs.values()}
+                done = await self._stop(run.entry) and done
+        self._close_left(nursery, {item.name: each for item, each in judged.items()}, canceled)
+        running = {
+            run.directive.name for run in self._runs.values()
+        }  # perhaps its last version, which is ending
+        # How an activation ended is not known any more once another one of its model has ended.
+        waits_for = {model_id for _, model_id, _ in self._closing}
         for item, judgment in judged.items():
-            if item.name in running:
-                continue  # perhaps its last version, which is ending
-            if item.command is not None and judgment.decision is Decision.FOLLOW:
+            if item.command is None or judgment.decision is not Decision.FOLLOW:
+                continue
+            if item.name not in running and item.model_id not in waits_for:
                 self._begin(nursery, item, item.command)
-            elif item.command is None:
-                await self._settle_canceled(item)
+        return done
 
     def _shortfalls(self, manifest: ModelManifest) -> list[str]:
         # Of the disk the store judges, when the model is fetched: it may be here, and room may be made.
@@ -177,24 +189,68 @@ class Executor:
         }
         return list(self._directives.values())
 
-    # Canceling
+    # What is not followed any more
 
-    async def _cancel(self, entry: OrderEntry) -> bool:
-        """Stop putting into service what a command ordered; False where that had not begun, or has ended."""
+    async def _stop(self, entry: OrderEntry) -> bool:
+        """Have the activator give up what a canceled command ordered; False: the disk refused to note it."""
         try:
-            return await self._library.activator.cancel(entry.model_id, entry.order[1].hex())
+            await self._library.activator.cancel(entry.model_id, entry.order[1].hex())
         except PeatnetError as exc:
             log.error("command not canceled", command=entry.command_id, error=exc.message)  # noqa: TRY400  # no bug
             return False
+        return True
 
-    async def _settle_canceled(self, item: Directive) -> None:
-        """A canceled command that no task carries out, perhaps since the node was away: it has come to an end."""
-        entry = self._table.get(item)
-        if entry is None or entry.state not in {OrderState.BEGUN, OrderState.ACTIVATING}:
-            return
-        stopped = await self._cancel(entry)
-        late = entry.state is OrderState.ACTIVATING and not stopped
-        await self._end(entry, OrderState.DONE if late else OrderState.CANCELED)
+    def _close_left(
+        self,
+        nursery: trio.Nursery,
+        judged: dict[tuple[str, str, str], Judgment],
+        canceled: set[tuple[str, str, str]],
+    ) -> None:
+        """Bring to an end what had begun here, perhaps in an earlier run of the node, and is not followed any more."""
+        busy = self._closing | {run.directive.name for run in self._runs.values()}
+        for entry in self._table.entries():
+            if not entry.is_open or entry.name in busy:
+                continue
+            judgment = judged.get(entry.name)
+            decision = judgment.decision if judgment is not None else None
+            if decision is Decision.FOLLOW:
+                continue
+            # One that only waited may be followed again, when the newer one is canceled, or its publisher trusted.
+            over = entry.name in canceled or decision in {None, Decision.OLDER}
+            if over or entry.state is OrderState.ACTIVATING:
+                self._closing.add(entry.name)
+                nursery.start_soon(self._close, entry, entry.name in canceled)
+
+    async def _close(self, entry: OrderEntry, canceled: bool) -> None:  # noqa: FBT001  # of a task
+        try:
+            await self._bring_to_end(entry, canceled=canceled)
+        except PeatnetError as exc:
+            log.error("command not ended", command=entry.command_id, error=exc.message)  # noqa: TRY400  # no bug
+            await trio.sleep(LOOK_AGAIN)
+        finally:
+            self._closing.discard(entry.name)
+            self._wake.set()
+
+    async def _bring_to_end(self, entry: OrderEntry, *, canceled: bool) -> None:
+        """Note what has become of a command that no task carries out.
+
+        Raises:
+            DiskFull, StorageError: it cannot be written down.
+        """
+        outcome = None
+        if entry.state is OrderState.ACTIVATING:
+            # Its activation may have ended, may be going on, or may never have begun: the activator knows.
+            activator, command = self._library.activator, entry.order[1].hex()
+            if canceled:
+                await activator.cancel(entry.model_id, command)
+            async with self._turn:
+                outcome = await activator.finish(entry.model_id, command)
+        if outcome is not None:
+            await self._settle(entry, outcome)
+        elif canceled:
+            await self._end(entry, OrderState.CANCELED)
+        else:
+            await trio.to_thread.run_sync(self._table.forget, entry)
 
     # Carrying out
 
@@ -259,7 +315,7 @@ class Executor:
             activator = self._library.activator
             outcome = await activator.finish(run.entry.model_id, run.entry.order[1].hex())
             if outcome is not None:
-                await self._settle(run, outcome)
+                await self._settle(run.entry, outcome)
         return outcome is not None
 
     async def _attempt(self, run: _Run, ordered: OrderedModel) -> None:
@@ -294,7 +350,7 @@ class Executor:
             outcome = await self._library.activator.activate(
                 wanted, rollback, command=run.entry.order[1].hex()
             )
-            await self._settle(run, outcome)
+            await self._settle(run.entry, outcome)
             await trio.to_thread.run_sync(self._tidy)
         self._on_model(model)
 
@@ -309,13 +365,13 @@ class Executor:
             finally:
                 run.activating = False
 
-    async def _settle(self, run: _Run, outcome: Outcome) -> None:
+    async def _settle(self, entry: OrderEntry, outcome: Outcome) -> None:
         if outcome.status is not ModelStatus.FAILED:
-            await self._end(run.entry, OrderState.DONE)
+            await self._end(entry, OrderState.DONE)
         elif outcome.reason == CANCELED:
-            await self._end(run.entry, OrderState.CANCELED)
+            await self._end(entry, OrderState.CANCELED)
         else:
-            await self._end(run.entry, OrderState.FAILED, explain(outcome))
+            await self._end(entry, OrderState.FAILED, explain(outcome))
 
     async def _end(self, entry: OrderEntry, state: OrderState, reason: str = "") -> OrderEntry:
         """Note on disk what a command has come to, and tell of it."""

@@ -157,6 +157,13 @@ class OrderTable:
             del self._entries[other.name]
         self._entries[entry.name] = entry
 
+    def forget(self, entry: OrderEntry) -> None:
+        """Nothing has become of a command, nor will."""
+        self._database.execute(
+            "DELETE FROM orders WHERE publisher = ? AND model_id = ? AND command_id = ?", entry.name
+        )
+        self._entries.pop(entry.name, None)
+
     def end(self, entry: OrderEntry, state: OrderState, reason: str = "") -> OrderEntry:
         """A command has come to this."""
         ended = replace(entry, state=state, reason=reason)

@@ -122,6 +122,7 @@ LOADER = LoaderSettings(
         "-c",
         """
         echo "$MODEL_ID@$MODEL_VERSION" >> loaded
+        if [ -e "wait-$MODEL_ID@$MODEL_VERSION" ]; then exec sleep 1000; fi
         test -s "$MANIFEST_PATH" && test ! -e "fail-$MODEL_ID@$MODEL_VERSION"
         """,
     )
