@@ -51,21 +51,23 @@ class TokenBucket:
 
     def level(self, now: float) -> float:
         """Bytes that may pass now, below 0 in debt; infinity without a limit."""
+        if self.rate is None:
+            return math.inf
         self._settle(now)
-        return math.inf if self.rate is None else self._level
+        return self._level
 
     def take(self, count: float, now: float) -> None:
         """Let so many bytes pass, or give them back where ``count`` is negative."""
-        self._settle(now)
         if self.rate is not None:
+            self._settle(now)
             self._level = min(self._level - count, self.rate * self._burst_seconds)
 
     def ready_at(self, now: float) -> float:
         """When the next chunk may pass: ``now``, or when the debt will be paid."""
-        self._settle(now)
-        if self.rate is None or self._level >= 0:
+        if self.rate is None:
             return now
-        return now - self._level / self.rate
+        self._settle(now)
+        return now if self._level >= 0 else now - self._level / self.rate
 
     def _settle(self, now: float) -> None:
         elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
