@@ -1,7 +1,8 @@
 """The holder's side of ``/peatnet/blob/1`` on libp2p streams: answers for what the store has, complete or partial.
 
 Questions are answered as they come; chunks one after the other, in the order in which they were asked for, each
-through the node's upload gate. Memory is bounded: a few chunk buffers a stream, and a bounded number of streams.
+through the node's upload gate, as are long pieces of chunk tables. Memory is bounded: a few chunk buffers a stream, and
+a bounded number of streams.
 What is being downloaded is served as soon as it is verified, and told to those who watch.
 """
 
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import trio
 
 from peatnet.concurrency import bare_errors
-from peatnet.net.blob_answers import Answers, chunk_header, refused
+from peatnet.net import upload_gate
+from peatnet.net.blob_answers import Answer, Answers, chunk_header, refused
 from peatnet.net.blob_messages import (
     ABSENT,
     BUSY,
+    MOST_URGENT,
     ChunkRequest,
     HaveRequest,
     Request,
@@ -32,7 +35,7 @@ from peatnet.net.upload_gate import UploadGate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from peatnet.blobs import Store
+    from peatnet.blobs import Hash, Store
     from peatnet.net.frames import FrameStream
     from peatnet.net.upload_gate import Pass
 
@@ -50,7 +53,7 @@ READ_AHEAD = 2
 # Requests for chunks that wait; with more, the peer's next requests are left unread.
 MAX_WANTED = 32
 # Questions (have, table) of one stream that are answered, a second and at once; more have to wait. A table of the
-# most chunks that there can be takes 32.
+# most chunks that there can be takes 32. How many bytes the answers to one peer may have is the gate's to say.
 QUESTION_RATE = 10.0
 QUESTION_BURST = 100.0
 # A chunk that takes longer than this to send, but at most twice as long, keeps its place in the gate no longer: a
@@ -142,6 +145,7 @@ class _Session:
         self._gate = gate
         self._newsroom = newsroom
         self._frames = frames
+        self._peer_id = frames.peer_id
         self._disk = disk
         self._token = trio.lowlevel.current_trio_token()
         self._thread = threading.get_ident()
@@ -150,7 +154,8 @@ class _Session:
         self._questions = Allowance(QUESTION_RATE, QUESTION_BURST)
         self._unsent = 0
         self._all_sent = trio.Event()
-        self._place: Pass | None = None  # of the chunk that is being sent
+        # Of the chunk, and of the piece of a table, that are being sent.
+        self._places: set[Pass] = set()
         self.scope = trio.CancelScope()
         self.idle_since = trio.current_time()  # infinite while a request is answered
 
@@ -191,13 +196,23 @@ class _Session:
             self._unsent += 1
             await want.send(request)
             return
-        await trio.sleep(self._questions.wait(trio.current_time()))
+        now = trio.current_time()
+        await trio.sleep(max(self._questions.wait(now), self._gate.answer_wait(self._peer_id)))
         self._questions.take(trio.current_time())
         if isinstance(request, HaveRequest):
             async with self._telling:
-                await self._frames.send(*await self._run(answers.have, request, cold=cold))
+                await self._answer(await self._run(answers.have, request, cold=cold))
+            return
+        answer = await self._run(answers.table, request, cold=cold)
+        if _size(answer) < upload_gate.WAITS_FROM:
+            await self._answer(answer)
         else:
-            await self._frames.send(*await self._run(answers.table, request, cold=cold))
+            # Nothing else is to be had before the table.
+            await self._send_in_turn(request.blob, None, MOST_URGENT, answer)
+
+    async def _answer(self, answer: Answer) -> None:
+        self._gate.charge(self._peer_id, _size(answer))
+        await self._frames.send(*answer)
 
     async def _run(self, answer: Callable[[R], A], request: R, *, cold: bool) -> A:
         """Answer here, or, where that needs the disk, in a worker thread."""
@@ -211,7 +226,7 @@ class _Session:
             news = self._answers.news
             push = await trio.to_thread.run_sync(news) if self._answers.cold else news()
             if push is not None:
-                await self._frames.send(*push)
+                await self._answer(push)
         return push is not None
 
     async def _read_chunks(
@@ -248,26 +263,27 @@ class _Session:
                 self._note_idle()
 
     async def _send_chunk(self, request: ChunkRequest, view: memoryview) -> None:
+        chunk = Answer(chunk_header(request), view)
+        await self._send_in_turn(request.blob, request.index, self._answers.priority, chunk)
+
+    async def _send_in_turn(
+        self, blob: Hash, index: int | None, priority: int, answer: Answer
+    ) -> None:
         may_go = trio.Event()
-        place = self._gate.submit(
-            request.blob,
-            request.index,
-            self._frames.peer_id,
-            self._answers.priority,
-            len(view),
-            partial(self._let_go, may_go),
-        )
+        go = partial(self._let_go, may_go)
+        size = _size(answer)
+        place = self._gate.submit(blob, index, self._peer_id, priority, size, go)
         try:
             await may_go.wait()
-            self._place = place
-            await self._frames.send(chunk_header(request), view)
+            self._places.add(place)
+            await self._frames.send(*answer)
             place.done(sent=True)
         finally:
-            self._place = None
+            self._places.discard(place)
             place.withdraw()  # nothing, when it is done
 
     def _let_go(self, may_go: trio.Event) -> None:
-        """Any thread: a chunk's time has come."""
+        """Any thread: the time has come."""
         if threading.get_ident() == self._thread:
             may_go.set()
         else:
@@ -275,13 +291,17 @@ class _Session:
                 self._token.run_sync_soon(may_go.set)
 
     async def _free_places(self) -> None:
-        seen: Pass | None = None
+        seen: set[Pass] = set()
         while True:
             await trio.sleep(PLACE_PATIENCE)
-            if seen is not None and self._place is seen:
-                seen.done(sent=True)
-            seen = self._place
+            for place in self._places & seen:
+                place.done(sent=True)
+            seen = set(self._places)
 
     def _note_idle(self) -> None:
         if not self._unsent:
             self.idle_since = trio.current_time()
+
+
+def _size(answer: Answer) -> int:
+    return memoryview(answer.payload).nbytes

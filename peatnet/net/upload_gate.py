@@ -1,5 +1,7 @@
 """The one gate of a node that every chunk goes through on its way out, over a stream or a lane.
 
+So does a piece of a chunk table that is as long as a chunk. Shorter answers do not wait; they are charged.
+
 Who may send next, and when, is decided by :mod:`peatnet.swarm.uploads`; what is put off because another downloader
 has it, by :mod:`peatnet.swarm.spread`. This puts both behind a lock, since lanes live in worker threads, and wakes
 the queue when a limit lets the next chunk go.
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from peatnet.blobs import MIN_CHUNK_SIZE
 from peatnet.swarm.spread import Spread
 from peatnet.swarm.uploads import Uploads
 
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     from peatnet.blobs import Hash
     from peatnet.swarm.flows import Job
+
+# A piece of a chunk table that has so many bytes waits for its turn like a chunk: no chunk is smaller.
+WAITS_FROM = MIN_CHUNK_SIZE
 
 
 class _State(Enum):
@@ -69,7 +75,7 @@ class UploadGate:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes of chunks that were sent, to anybody, since the gate was made."""
+        """Bytes of chunks and answers that were sent, to anybody, since the gate was made."""
         return self._sent_bytes
 
     def set_rates(self, rate: float | None, per_peer: float | None) -> None:
@@ -104,7 +110,7 @@ class UploadGate:
     def submit(
         self,
         blob: Hash,
-        index: int,
+        index: int | None,
         peer_id: str,
         priority: int,
         size: int,
@@ -116,7 +122,7 @@ class UploadGate:
 
         Args:
             blob: whose chunk it is.
-            index: its number.
+            index: its number; None for a piece of the blob's chunk table.
             peer_id: who gets it.
             priority: 1 (most urgent) to 5, as the peer says.
             size: its bytes.
@@ -132,6 +138,19 @@ class UploadGate:
         self._let_out()
         return ticket
 
+    def charge(self, peer_id: str, size: int) -> None:
+        """An answer of so many bytes, perhaps none, goes to a peer now. See that `answer_wait` is 0 before."""
+        if size:
+            with self._lock:
+                self._uploads.charge(peer_id, size, self._clock())
+                self._sent_bytes += size
+
+    def answer_wait(self, peer_id: str) -> float:
+        """Seconds until the next question of a peer may be answered, over whatever it comes; 0 for now."""
+        with self._lock:
+            now = self._clock()
+            return self._uploads.answer_at(peer_id, now) - now
+
     def _end(self, ticket: Pass, *, sent: bool) -> None:
         with self._lock:
             job = ticket.job
@@ -141,7 +160,7 @@ class UploadGate:
                 self._uploads.done(job, self._clock())
             if sent:
                 self._sent_bytes += job.size
-            else:
+            elif ticket.index is not None:
                 self._spread.not_given(ticket.blob, ticket.index, job.flow.peer_id)
         self._let_out()
 
@@ -183,12 +202,12 @@ class UploadGate:
 
 
 class Pass:
-    """One chunk's way through the gate."""
+    """One chunk's way through the gate, or that of a piece of a table."""
 
     __slots__ = ("_gate", "_go", "_lock", "_state", "blob", "index", "job")
 
     def __init__(
-        self, gate: UploadGate, job: Job, blob: Hash, index: int, go: Callable[[], None]
+        self, gate: UploadGate, job: Job, blob: Hash, index: int | None, go: Callable[[], None]
     ) -> None:
         self.job = job
         self.blob = blob

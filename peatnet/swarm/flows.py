@@ -21,6 +21,11 @@ DEFAULT_PRIORITY = 3
 # 8 GiB in an hour). Beyond, what it asks for at priority 1 or 2 has the weight of priority 3.
 URGENT_BYTES = 16 * 1024**3
 URGENT_RATE = 2.5e6
+# Answers that do not wait in a queue may be so many bytes a second to one peer, and what that gives in so many seconds
+# at once; where there is a limit, this part of it at the most, so that nobody can use it up without waiting.
+ANSWER_RATE = 128 * 1024.0
+ANSWER_SECONDS = 32.0
+ANSWER_PART = 1 / 8
 
 
 class Job:
@@ -49,6 +54,7 @@ class Flow:
         parked: whether it is in some queue of its owner's; it is in one at most.
         out: its chunks that are on their way.
         bucket: the limit on one peer.
+        answers: the limit on what goes to it without having waited.
         weight: its weight among the peers when that was last looked at; 0 before.
     """
 
@@ -57,6 +63,7 @@ class Flow:
         "_tags",
         "_time",
         "_urgency",
+        "answers",
         "bucket",
         "out",
         "parked",
@@ -65,13 +72,14 @@ class Flow:
         "weight",
     )
 
-    def __init__(self, peer_id: str, rate: float | None, now: float) -> None:
+    def __init__(self, peer_id: str, rate: float | None, answer_rate: float, now: float) -> None:
         self.peer_id = peer_id
         self.tag = 0.0
         self.parked = False
         self.out = 0
         self.weight = 0
         self.bucket = TokenBucket(rate, now)
+        self.answers = TokenBucket(answer_rate, now, ANSWER_SECONDS)
         self._urgency = TokenBucket(URGENT_RATE, now, URGENT_BYTES / URGENT_RATE)
         self._classes: dict[int, OrderedDict[Job, None]] = {}
         self._tags: dict[int, float] = {}

@@ -11,6 +11,10 @@ among the others, from 1 to 16. A peer that calls everything urgent is believed 
 no more than one that says nothing from then on; until then it can get four times as much as such a one, and never
 keeps anybody waiting for good.
 
+Short answers to questions do not wait: `charge` is told of them. They are debt in the buckets, and put their peer's next
+chunk back by as much as a chunk of their size; `answer_at` bounds them, so that no peer
+keeps the limits in debt, and the others waiting, with questions alone.
+
 Memory: callers hold what waits (they submit and withdraw), so that is theirs to bound; idle flows are kept for
 the tags and bucket debts that they carry, up to `MAX_IDLE_FLOWS`.
 """
@@ -22,7 +26,14 @@ import math
 from collections import OrderedDict
 
 from peatnet.errors import LocalProtocolError
-from peatnet.swarm.flows import WEIGHTS, Flow, Job
+from peatnet.swarm.flows import (
+    ANSWER_PART,
+    ANSWER_RATE,
+    DEFAULT_PRIORITY,
+    WEIGHTS,
+    Flow,
+    Job,
+)
 from peatnet.swarm.tokens import TokenBucket, check_rate
 from peatnet.swarm.window import Window
 
@@ -89,6 +100,7 @@ class Uploads:
         self._per_peer = per_peer
         for flow in (*self._busy.values(), *self._idle.values()):
             flow.bucket.set_rate(per_peer, now)
+            flow.answers.set_rate(self._answer_rate(), now)
         asleep, self._asleep = self._asleep, []
         for _, flow in asleep:
             self._unpark(flow)
@@ -101,12 +113,9 @@ class Uploads:
         """
         if priority not in WEIGHTS or size < 1:
             raise LocalProtocolError(f"uploads: {size} bytes at priority {priority}")
-        flow = self._busy.get(peer_id)
-        if flow is None:
-            flow = self._idle.pop(peer_id, None)
-            if flow is None:
-                flow = Flow(peer_id, self._per_peer, now)
-            self._busy[peer_id] = flow
+        flow = self._flow(peer_id, now)
+        if peer_id in self._idle:
+            self._busy[peer_id] = self._idle.pop(peer_id)
         job = Job(flow, priority, size)
         flow.add(job)
         self._waiting += 1
@@ -134,6 +143,17 @@ class Uploads:
             self._unpark(flow)  # it was full
         self._retire(flow)
 
+    def charge(self, peer_id: str, size: int, now: float) -> None:
+        """So many bytes go to a peer without having waited here; they count for all that waits."""
+        flow = self._flow(peer_id, now)
+        flow.tag = max(self._time, flow.tag) + size / (flow.weight or WEIGHTS[DEFAULT_PRIORITY])
+        for bucket in (self._bucket, flow.bucket, flow.answers):
+            bucket.take(size, now)
+
+    def answer_at(self, peer_id: str, now: float) -> float:
+        """When the next bytes may go to a peer without waiting here: ``now``, or later."""
+        return self._flow(peer_id, now).answers.ready_at(now)
+
     def next(self, now: float) -> Job | None:
         """The chunk that may be sent now; ask again until there is none."""
         while self._asleep and self._asleep[0][0] <= now:
@@ -145,6 +165,8 @@ class Uploads:
             flow.parked = False
             if not flow:
                 self._retire(flow)
+            elif tag < flow.tag:
+                self._unpark(flow)  # it was charged
             elif flow.out >= self._most_out(flow):
                 pass  # full: `done` brings it back
             elif (ready_at := flow.bucket.ready_at(now)) > now:
@@ -200,6 +222,20 @@ class Uploads:
         flow.tag = max(self._time, flow.tag)
         heapq.heappush(self._ready, (flow.tag, flow))
 
+    def _flow(self, peer_id: str, now: float) -> Flow:
+        """A peer's flow; one that is new has nothing to do yet."""
+        flow = self._busy.get(peer_id)
+        if flow is None:
+            flow = self._idle.get(peer_id)
+        if flow is None:
+            flow = Flow(peer_id, self._per_peer, self._answer_rate(), now)
+            self._set_aside(flow)
+        return flow
+
+    def _answer_rate(self) -> float:
+        limits = [limit for limit in (self.rate, self._per_peer) if limit is not None]
+        return min([ANSWER_RATE, *(limit * ANSWER_PART for limit in limits)])
+
     def _retire(self, flow: Flow) -> None:
         """Set a flow aside that has nothing to do any more."""
         if flow or flow.out or flow.parked:
@@ -207,6 +243,9 @@ class Uploads:
         del self._busy[flow.peer_id]
         self._weights -= flow.weight
         flow.weight = 0
+        self._set_aside(flow)
+
+    def _set_aside(self, flow: Flow) -> None:
         self._idle[flow.peer_id] = flow
         if len(self._idle) > MAX_IDLE_FLOWS:
             self._idle.popitem(last=False)

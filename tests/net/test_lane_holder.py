@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from blob_kit import CHUNK, DATA
+from blob_kit import CHUNK, DATA, N_CHUNKS
 from net_tools import place
 
 from peatnet.errors import PeerLost
-from peatnet.net.blob_messages import ChunkRequest, HaveRequest
+from peatnet.net import upload_gate
+from peatnet.net.blob_answers import Answers
+from peatnet.net.blob_messages import ChunkRequest, HaveRequest, TableRequest
 from peatnet.net.lanes.holder import Holder
 from peatnet.net.upload_gate import UploadGate
 from peatnet.net.wire import Fields
@@ -118,3 +120,67 @@ def test_a_chunk_whose_time_has_come_waits_for_no_other_request(
     lane = Script(requests())
     serve(Holder(holding.store, gate, lane, "p", set()))  # type: ignore[arg-type]
     assert [heard for what, _, heard in lane.sent if what == "chunk"] == [5]
+
+
+def test_a_long_piece_of_a_table_waits_for_its_turn(
+    held: tuple[Place, BlobInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_gate, "WAITS_FROM", 32 * N_CHUNKS)
+    holding, info = held
+    gate = UploadGate()
+    ahead = [gate.submit(info.hash, 0, "p", 3, CHUNK, lambda: None) for _ in range(USUAL)]
+
+    def requests() -> Iterator[dict[str, Any] | None]:
+        yield TableRequest(1, info.hash, 0, N_CHUNKS).header()
+        yield ChunkRequest(2, info.hash, 0).header()
+        yield TableRequest(3, info.hash, 1, N_CHUNKS).header()
+        yield None
+        assert lane.sent[1:] == [("table", 32 * (N_CHUNKS - 1), 3)]
+        assert gate._uploads.waiting == 1
+        ahead[0].done(sent=True)
+        yield None
+        yield None
+
+    lane = Script(requests())
+    serve(Holder(holding.store, gate, lane, "p", set()))  # type: ignore[arg-type]
+    assert [(what, size) for what, size, _ in lane.sent[2:]] == [
+        ("table", 32 * N_CHUNKS),
+        ("chunk", CHUNK),
+    ]
+    # The chunks that were ahead, of which one was sent, are not this lane's.
+    assert gate.sent_bytes == 32 * (2 * N_CHUNKS - 1) + 2 * CHUNK
+
+
+def test_a_lane_takes_no_question_of_one_who_has_been_answered_too_much(
+    held: tuple[Place, BlobInfo],
+) -> None:
+    holding, info = held
+    gate = UploadGate()
+
+    def requests() -> Iterator[dict[str, Any] | None]:
+        yield HaveRequest(0, info.hash).header()
+        gate.charge("p", 2**30)
+        yield HaveRequest(1, info.hash).header()
+        yield HaveRequest(2, info.hash).header()
+
+    class Deaf(Script):
+        def wait(self, seconds: float, *, reading: bool = True) -> bool:
+            if not reading:
+                raise PeerLost("deaf")
+            return super().wait(seconds)
+
+    lane = Deaf(requests())
+    serve(Holder(holding.store, gate, lane, "p", set()))  # type: ignore[arg-type]
+    assert lane.heard == 2
+
+
+def test_a_chunk_that_is_gone_when_its_turn_comes_is_refused_and_not_counted(
+    held: tuple[Place, BlobInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Answers, "read", lambda *_: False)
+    holding, info = held
+    gate = UploadGate()
+    lane = Script(iter([ChunkRequest(1, info.hash, 0).header(), None]))
+    serve(Holder(holding.store, gate, lane, "p", set()))  # type: ignore[arg-type]
+    assert [what for what, *_ in lane.sent] == ["ok", "no"]
+    assert (gate.sent_bytes, gate._uploads.out) == (0, 0)

@@ -12,7 +12,7 @@ from net_tools import PATIENCE, host, offences_of, place, until
 
 from peatnet.blobs import Hash
 from peatnet.errors import NoSource
-from peatnet.net import blob_server
+from peatnet.net import blob_server, upload_gate
 from peatnet.net.blob_messages import (
     ABSENT,
     ChunkReply,
@@ -22,6 +22,8 @@ from peatnet.net.blob_messages import (
     More,
     Refusal,
     Reply,
+    TableReply,
+    TableRequest,
     decode_reply,
     unpack_indices,
 )
@@ -29,6 +31,7 @@ from peatnet.net.blob_server import BlobServer
 from peatnet.net.network import BLOB_PROTOCOL
 from peatnet.net.upload_gate import UploadGate
 from peatnet.swarm import SwarmSettings
+from peatnet.swarm.window import USUAL
 from peatnet.transfer import Download, DownloadSettings
 
 if TYPE_CHECKING:
@@ -221,3 +224,48 @@ async def test_questions_have_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyP
             await told(frames)
         assert waited.cancelled_caught
         await frames.reset()
+
+
+async def test_a_long_piece_of_a_table_waits_for_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_gate, "WAITS_FROM", 32 * N_CHUNKS)
+    async with a_pair(tmp_path) as pair:
+        ahead = [
+            pair.gate.submit(pair.info.hash, 0, "ahead", 3, CHUNK, lambda: None)
+            for _ in range(USUAL)
+        ]
+        frames = await pair.stream()
+        await frames.send(TableRequest(1, pair.info.hash, 0, N_CHUNKS).header())
+        await until(lambda: pair.gate._uploads.waiting)
+        for each in ahead:
+            each.withdraw()
+        assert await told(frames) == (TableReply(1), pair.table.digests)
+        await until(lambda: pair.gate.sent_bytes == 32 * N_CHUNKS)
+        # One that is shorter does not wait, but counts.
+        await frames.send(TableRequest(2, pair.info.hash, 1, N_CHUNKS).header())
+        assert await told(frames) == (TableReply(2), pair.table.digests[32:])
+        assert pair.gate.sent_bytes == 32 * (2 * N_CHUNKS - 1)
+        await frames.reset()
+
+
+async def test_what_a_peer_is_answered_counts_whatever_it_comes_over(tmp_path: Path) -> None:
+    async with a_pair(tmp_path) as pair:
+        holding = place(tmp_path / "partial")
+        pair.holder.handle(BLOB_PROTOCOL, BlobServer(holding.store, pair.gate).serve)
+        partial = begin(pair, holding, 1)
+        first, second = await pair.stream(), await pair.stream()
+        bitmap = -(-N_CHUNKS // 8)
+        for frames in (first, second):
+            await frames.send(HaveRequest(0, pair.info.hash).header())
+            assert len((await told(frames))[1]) == bitmap
+        assert pair.gate.sent_bytes == 2 * bitmap
+        # As much as it gets in an hour and more, elsewhere.
+        pair.gate.charge(pair.taker.peer_id, 2**30)
+        for frames in (first, second):
+            await frames.send(HaveRequest(1, pair.info.hash).header())
+            with trio.move_on_after(0.1) as waited:
+                await told(frames)
+            assert waited.cancelled_caught
+            await frames.reset()
+        partial.abandon()

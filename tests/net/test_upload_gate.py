@@ -109,6 +109,31 @@ async def test_a_new_limit_counts_for_what_waits(autojump_clock: MockClock) -> N
         nursery.cancel_scope.cancel()
 
 
+def test_answers_count_and_have_a_rate() -> None:
+    now = 0.0
+    gate = UploadGate(rate=1e6, clock=lambda: now)
+    gate.charge("a", 0)
+    assert (gate.answer_wait("a"), gate.sent_bytes) == (0, 0)
+    gate.charge("a", 10_000_000)
+    assert gate.sent_bytes == 10_000_000
+    wait = gate.answer_wait("a")
+    assert wait > 0 == gate.answer_wait("b")
+    went = Went()
+    gate.submit(BLOB, 0, "b", 3, MIB, went)
+    assert not went.count  # the node's limit is one
+    now = wait
+    assert gate.answer_wait("a") == pytest.approx(0)
+
+
+def test_a_piece_of_a_table_is_no_chunk_that_was_given() -> None:
+    gate = UploadGate()
+    for peer in "ab":
+        gate.joined(BLOB, peer)
+    assert not gate.defers(BLOB, 8, 0, "a")
+    gate.submit(BLOB, None, "a", 1, MIB, lambda: None).withdraw()
+    assert gate.defers(BLOB, 8, 0, "b")
+
+
 def test_many_threads_lose_nothing() -> None:
     gate = UploadGate()
     lock, went = threading.Lock(), 0

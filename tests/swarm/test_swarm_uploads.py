@@ -268,6 +268,9 @@ def test_flows_of_peers_that_went_are_forgotten_in_time() -> None:
         waiting.done(job, 0.0)
     assert len(waiting._idle) == uploads.MAX_IDLE_FLOWS
     assert not waiting._busy
+    for number in range(uploads.MAX_IDLE_FLOWS + 50):
+        waiting.charge(f"q{number}", 10, 0.0)
+    assert len(waiting._idle) == uploads.MAX_IDLE_FLOWS
 
 
 @given(st.randoms(use_true_random=False), *[st.sampled_from([None, 2e6])] * 2)
@@ -293,7 +296,9 @@ def test_nothing_is_lost_and_nothing_waits_for_ever(  # noqa: C901  # one histor
             job = rng.choice([each for each in submitted if each not in withdrawn])
             if waiting.withdraw(job):
                 withdrawn.add(job)
-        elif choice < 0.65:
+        elif choice < 0.63:
+            waiting.charge(rng.choice("abcdefghi"), rng.choice([1, MIB]), now)
+        elif choice < 0.67:
             waiting.set_rates(rng.choice([None, 1e6]), rng.choice([None, 1e6]), now)
         elif out:
             job = out.pop(rng.randrange(len(out)))
@@ -316,3 +321,63 @@ def test_nothing_is_lost_and_nothing_waits_for_ever(  # noqa: C901  # one histor
             assert wakeup > now
             now = wakeup + 1e-6
     assert finished | withdrawn == submitted.keys()
+
+
+def test_what_did_not_wait_counts_against_the_limits() -> None:
+    waiting = queue(1e6, 0.5e6)
+    waiting.charge("a", 5_000_000, 0.0)
+    of_a, of_b = (waiting.submit(peer, 3, MIB, 0.0) for peer in "ab")
+    assert waiting.next(0.0) is None
+    due = waiting.next_wakeup(0.0)
+    assert due == pytest.approx(5 - BURST_SECONDS)
+    assert waiting.next(due + 1e-6) is of_b
+    while (job := waiting.next(due)) is None:
+        due = max(due + 1e-6, waiting.next_wakeup(due))
+    assert job is of_a
+    assert due == pytest.approx(10 - BURST_SECONDS)
+
+
+def test_who_is_answered_without_waiting_waits_the_longer_for_chunks() -> None:
+    link = Link(queue(), 12.5e6)
+    peers = [f"p{number}" for number in range(40)]
+    for peer in peers:
+        link.want(peer, 3)
+    link.run(until=10)
+    link.sent.clear()
+    for _ in range(100):
+        link.queue.charge(peers[0], MIB // 5, link.now)
+        link.run(until=link.now + 1)
+    sent = [link.sent[peer, 3] / MIB for peer in peers]
+    # As if they had been chunks.
+    assert sent[0] + 20 == pytest.approx(sum(sent[1:]) / 39, abs=2)
+
+
+def test_answers_that_do_not_wait_have_a_rate() -> None:
+    waiting = queue()
+    burst = flows.ANSWER_RATE * flows.ANSWER_SECONDS
+    assert waiting.answer_at("a", 0.0) == 0.0
+    waiting.charge("a", int(burst), 0.0)
+    assert waiting.answer_at("a", 0.0) == 0.0
+    waiting.charge("a", int(flows.ANSWER_RATE), 0.0)
+    assert waiting.answer_at("a", 0.0) == pytest.approx(1.0)
+    assert waiting.answer_at("a", 1.5) == 1.5
+    assert waiting.answer_at("b", 0.0) == 0.0
+
+
+@pytest.mark.parametrize("limits", [(1e5, None), (None, 1e5), (1e5, 1e6)])
+@pytest.mark.parametrize("changed", [False, True])
+def test_with_questions_alone_nobody_uses_a_limit_up(
+    limits: tuple[float | None, float | None],
+    *,
+    changed: bool,
+) -> None:
+    waiting = queue() if changed else queue(*limits)
+    waiting.charge("a", 1, 0.0)
+    if changed:
+        waiting.set_rates(*limits, 0.0)
+    now = sent = 0.0
+    while now < 1000:
+        waiting.charge("a", 1000, now)
+        sent += 1000
+        now = max(now + 1e-6, waiting.answer_at("a", now))
+    assert sent <= 1e5 / 8 * (1000 + flows.ANSWER_SECONDS) + 2000

@@ -1,9 +1,9 @@
 """The holder's loop on one lane, in a worker thread.
 
-Questions are answered, and chunks refused, as the requests are read; chunks that are wanted wait in a queue, of which
-the first one stands at the node's upload gate. While it waits there the thread waits for whatever comes first: leave to
-send, another request, or news for a peer that watches. A chunk is read into the one buffer that the lane has
-while it is busy, behind room for its header, and sent from there.
+Questions are answered, and chunks refused, as the requests are read; chunks that are wanted, and long pieces of chunk
+tables, wait in a queue, of which the first one stands at the node's upload gate. While it waits there the thread waits
+for whatever comes first: leave to send, another request, or news for a peer that watches. A chunk is read into the one
+buffer that the lane has while it is busy, behind room for its header, and sent from there.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import math
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from peatnet.errors import PeerLost
-from peatnet.net.blob_answers import Answers, chunk_header, refused
+from peatnet.net import upload_gate
+from peatnet.net.blob_answers import Answer, Answers, chunk_header, refused
 from peatnet.net.blob_messages import (
     ABSENT,
+    MOST_URGENT,
     ChunkRequest,
     HaveRequest,
     Request,
@@ -29,11 +31,11 @@ from peatnet.net.lanes.sockets import HEAD_ROOM
 from peatnet.net.standing import Allowance
 
 if TYPE_CHECKING:
-    from peatnet.blobs import Store
+    from peatnet.blobs import Hash, Store
     from peatnet.net.lanes.sockets import LaneSocket
     from peatnet.net.upload_gate import Pass, UploadGate
 
-# Requests for chunks that wait; with more, the peer's next requests are left unread. An honest one has far fewer out.
+# Requests that wait for their turn; with more, the peer's next ones are left unread. An honest one has far fewer out.
 MAX_WANTED = 64
 # As on streams, see ``blob_server``.
 IDLE_TIMEOUT = 120.0
@@ -43,6 +45,13 @@ QUESTION_BURST = 100.0
 KEEP_BUFFER = 1.0
 # Requests that are read in a row before the thread looks whether it has something to send.
 IN_A_ROW = 64
+
+
+class _Piece(NamedTuple):
+    """Of this blob's chunk table, as it is sent when its turn comes."""
+
+    blob: Hash
+    answer: Answer
 
 
 class Holder:
@@ -75,7 +84,8 @@ class Holder:
         self._questions = Allowance(QUESTION_RATE, QUESTION_BURST)
         self._deaf_until = 0.0  # it asked too many
         self._held: Request | None = None  # until all chunks of another blob have been sent
-        self._wanted: deque[ChunkRequest] = deque()
+        # All of the blob that was asked for last.
+        self._wanted: deque[ChunkRequest | _Piece] = deque()
         self._place: Pass | None = None  # of the first one
         self._may_go = False
         self._telling = telling
@@ -102,7 +112,7 @@ class Holder:
                 if self._wanted and self._place is None:
                     self._stand_at_the_gate(self._wanted[0])
                 if self._may_go:
-                    self._send_chunk(self._wanted.popleft())
+                    self._send_first(self._wanted.popleft())
                 else:
                     self._lane.wait(self._patience(), reading=self._hears())
         finally:
@@ -149,11 +159,21 @@ class Holder:
             return
         now = time.monotonic()
         self._questions.take(now)
-        self._deaf_until = now + self._questions.wait(now)
         if isinstance(request, HaveRequest):
-            self._lane.send(*self._answers.have(request))
+            self._answer(self._answers.have(request))
         else:
-            self._lane.send(*self._answers.table(request))
+            piece = self._answers.table(request)
+            if _size(piece) < upload_gate.WAITS_FROM:
+                self._answer(piece)
+            else:
+                self._wanted.append(_Piece(request.blob, piece))
+        self._deaf_until = now + max(
+            self._questions.wait(now), self._gate.answer_wait(self._peer_id)
+        )
+
+    def _answer(self, answer: Answer) -> None:
+        self._gate.charge(self._peer_id, _size(answer))
+        self._lane.send(*answer)
 
     def _patience(self) -> float:
         """How long to wait when there is nothing to do.
@@ -181,48 +201,54 @@ class Holder:
                 left = min(left, due - now)
         return left
 
-    # Chunks.
+    # What waits for its turn.
 
-    def _stand_at_the_gate(self, request: ChunkRequest) -> None:
-        self._place = self._gate.submit(
-            request.blob,
-            request.index,
-            self._peer_id,
-            self._answers.priority,
-            max(1, self._answers.length_of(request.index)),
-            self._go,
-        )
+    def _stand_at_the_gate(self, first: ChunkRequest | _Piece) -> None:
+        index: int | None = None
+        if isinstance(first, ChunkRequest):
+            index, priority = first.index, self._answers.priority
+            size = max(1, self._answers.length_of(index))
+        else:
+            # Nothing else is to be had before the table.
+            priority, size = MOST_URGENT, _size(first.answer)
+        self._place = self._gate.submit(first.blob, index, self._peer_id, priority, size, self._go)
 
     def _go(self) -> None:
-        """Any thread: the first chunk's time has come."""
+        """Any thread: the time of the first one has come."""
         self._may_go = True
         self._ring_bell()
 
     @property
     def place_out(self) -> Pass | None:
-        """Any thread: the pass of the chunk whose time has come and that is not on its way as a whole, if any."""
-        # In this order, which is the reverse of theirs who write: it is never one that still waits.
+        """Any thread: the pass of what is to be sent now, or is being sent, if there is anything."""
+        # Looked at in this order: both are cleared before the next pass is made, so it is never one that still waits.
         place = self._place
         return place if self._may_go else None
 
-    def _send_chunk(self, request: ChunkRequest) -> None:
-        place = self._place
-        if place is None:
-            return
+    def _send_first(self, first: ChunkRequest | _Piece) -> None:
         try:
-            length = self._answers.length_of(request.index)
-            if len(self._buffer) < HEAD_ROOM + length:
-                self._buffer = memoryview(bytearray(HEAD_ROOM + length))
-            view = self._buffer[HEAD_ROOM : HEAD_ROOM + length]
-            if not self._answers.read(request.index, view):
-                self._lane.send(*refused(request, ABSENT))
-                return
-            self._lane.send_behind(chunk_header(request), self._buffer, length)
-            place.done(sent=True)
+            if isinstance(first, ChunkRequest):
+                self._send_chunk(first)
+            else:
+                self._lane.send(*first.answer)
+            if self._place is not None:
+                self._place.done(sent=True)
         finally:
-            self._may_go = False
-            self._place = None
-            place.withdraw()  # nothing, when it is done
+            place, self._place, self._may_go = self._place, None, False
+            if place is not None:
+                place.withdraw()  # nothing, when it is done
+
+    def _send_chunk(self, request: ChunkRequest) -> None:
+        length = self._answers.length_of(request.index)
+        if len(self._buffer) < HEAD_ROOM + length:
+            self._buffer = memoryview(bytearray(HEAD_ROOM + length))
+        view = self._buffer[HEAD_ROOM : HEAD_ROOM + length]
+        if self._answers.read(request.index, view):
+            self._lane.send_behind(chunk_header(request), self._buffer, length)
+            return
+        if self._place is not None:
+            self._place.withdraw()
+        self._lane.send(*refused(request, ABSENT))
 
     # News.
 
@@ -249,8 +275,12 @@ class Holder:
         # Until it is told that there is none, there may be more.
         self._news = True
         self._news_due = now + self._interval()
-        self._lane.send(*push)
+        self._answer(push)
 
     def _interval(self) -> float:
         shared = len(self._telling) / PUSHES_PER_SECOND
         return min(LONGEST_INTERVAL, max(PUSH_INTERVAL, shared))
+
+
+def _size(answer: Answer) -> int:
+    return memoryview(answer.payload).nbytes
