@@ -140,7 +140,7 @@ async def test_canceled_before_its_activation_began(root: Path) -> None:
         rewrite(here, "command-1", OrderState.ACTIVATING)
         await hear_before_the_end(here, cancellation_of("m", "command-1", 2))
     async with orders(root, "m@1") as here:
-        await until(lambda: not here.executor.entries()[0].is_open)
+        await here.wait("command-1", "canceled")
         assert words(here, "command-1") == ["canceled"]
         assert (here.started(), here.serving()) == ([], None)
         # So it is no mark, below which nothing counts.
