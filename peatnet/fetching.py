@@ -1,8 +1,8 @@
 """How one blob gets here: find its chunk table, find its sources, run the engine, check the result.
 
 A table that a trusted publisher signed is looked for among the peers until one matches. Without a signature a
-peer's table is used on trial: each chunk is checked against it, the whole against the blob's hash, and a peer
-whose table led astray is banned and the next one's tried. Where no peer has a table in time, the file behind a
+peer's table is used on trial: each chunk is checked against it, the whole against the blob's hash, and where it led
+astray the next peer's is tried. Whoever had vouched for it is banned. Where no peer has a table in time, the file behind a
 download_url is fetched without one, and verified at its end.
 """
 
@@ -150,16 +150,19 @@ class BlobFetch:
                 # Of a peer's table of the blob that the manifest names, the blob's own hash is the judge.
                 download = self._download
                 innocent = self._named and download is not None and download.contradicted
-                if offer.giver is None or self._peers is None or innocent:
+                if offer.giver is None or download is None or self._peers is None or innocent:
                     raise
-                self._misled(self._peers, offer.giver, exc)
+                self._misled(self._peers, offer, download, exc)
 
-    def _misled(self, peers: Peers, giver: str, exc: IntegrityError) -> None:
-        """The whole is wrong, by a table that no trusted publisher signed."""
-        if self._named:
-            self._search.liars.add(giver)
-            peers.offend(giver, Offence.WRONG_TABLE, exc.message)
-        elif self._sha256 is not None:
+    def _misled(self, peers: Peers, offer: Offer, download: Download, exc: IntegrityError) -> None:
+        """Something is wrong, by a table that no trusted publisher signed."""
+        if not download.contradicted:
+            if download.progress.verified_bytes == offer.table.size:
+                self._search.refute(peers, offer, exc.message)
+            else:
+                # All sources sent other chunks than it says: it may be right, and they not.
+                self._search.misled.add(str(offer.giver))
+        if not self._named:
             # Another peer said that this blob has the SHA-256 that is wanted; the table may well be right.
             if self._blob is not None:
                 self._misleading.add(self._blob)

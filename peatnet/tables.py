@@ -12,12 +12,13 @@ from peatnet.concurrency import Stirring
 from peatnet.errors import NoSource, RemoteProtocolError
 from peatnet.log import get_logger
 from peatnet.net.standing import Offence
+from peatnet.transfer import Source
 
 if TYPE_CHECKING:
     from peatnet.blobs import Hash
     from peatnet.net.claims import Claims
+    from peatnet.net.peer_source import GivenTable
     from peatnet.targets import Target
-    from peatnet.transfer import Source
 
 # How often the connected peers are looked over for new sources, in seconds; new connections and announcements
 # are heard of at once.
@@ -28,6 +29,14 @@ HEAD_START = 0.3
 ASK_AT_ONCE = 4
 
 log = get_logger(__name__)
+
+
+class Peer(Source, Protocol):
+    """A peer, as a source and as who gives chunk tables."""
+
+    async def given_table(self, blob: Hash) -> GivenTable | None:
+        """Ask for a chunk table; None where there is none to give. Raises as ``Source.table``."""
+        ...
 
 
 class Peers(Protocol):
@@ -43,7 +52,7 @@ class Peers(Protocol):
         """Who fetches what from its origin."""
         ...
 
-    def source(self, peer_id: str) -> Source:
+    def source(self, peer_id: str) -> Peer:
         """A connected peer as a source."""
         ...
 
@@ -54,10 +63,15 @@ class Peers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A chunk table, and who gave it: None where a trusted publisher's signature stands behind it."""
+    """A chunk table, and who gave it: None where a trusted publisher's signature stands behind it.
+
+    A giver that vouches for it says that it has verified the whole by it. Any other may be as new to the blob as we
+    are, and pass on what somebody gave to it.
+    """
 
     table: ChunkTable
     giver: str | None
+    vouched: bool = False
 
 
 class TableSearch:
@@ -68,8 +82,10 @@ class TableSearch:
         stirring: stirred when a peer connects or announces this blob.
 
     Attributes:
-        liars: peers that are not asked any more; the fetch adds to them.
+        liars: peers that vouched for a wrong table, and are used for nothing any more.
         disagreeing: those whose table is not the signed one.
+        misled: those who had a wrong table on trial, and are not asked for it again. They may get the right one, and
+            the chunks by it, from others.
         publisher: who signed the manifest, and most likely has the blob; None without a manifest.
     """
 
@@ -83,6 +99,8 @@ class TableSearch:
         self.publisher = target.model.publisher if target.model is not None else None
         self.liars: set[str] = set()
         self.disagreeing: set[str] = set()
+        self.misled: set[str] = set()
+        self._wrong: set[tuple[Hash, int, int]] = set()
 
     def of_one_chunk(self, blob: Hash) -> Offer | None:
         """The signed table of a blob that is one chunk, whose digest is the blob's own; None for any other."""
@@ -94,7 +112,8 @@ class TableSearch:
     async def run(self, peers: Peers, blob: Hash) -> Offer:
         """Ask every peer that is or comes connected, again and again, until one has the table.
 
-        Each peer is waited for by itself, so that one that never answers is in nobody's way.
+        Each peer is waited for by itself, so that one that never answers is in nobody's way. A table that nobody
+        answers for waits a moment for one that somebody does.
         """
         found: list[Offer] = []
         asking: set[str] = set()
@@ -104,14 +123,18 @@ class TableSearch:
             offer = await self._ask_one(peers, blob, peer_id)
             asking.discard(peer_id)
             answered.stir()
-            if offer is not None and not found:
-                found.append(offer)
-                nursery.cancel_scope.cancel()
+            if offer is None:
+                return
+            found.append(offer)
+            if not _is_sure(offer):
+                await trio.sleep(HEAD_START)
+            nursery.cancel_scope.cancel()
 
         async def look_around() -> None:
             while True:
                 stirred = self._stirring.event
-                unasked = peers.connected - self.liars - self.disagreeing - asking
+                useless = self.liars | self.disagreeing | self.misled
+                unasked = peers.connected - useless - asking
                 for group in self._in_groups(unasked):
                     for peer_id in group:
                         asking.add(peer_id)
@@ -124,7 +147,7 @@ class TableSearch:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look_around)
-        return found[0]
+        return max(found, key=_is_sure)
 
     def _in_groups(self, peers: frozenset[str]) -> list[list[str]]:
         """Whom to ask in which order: the publisher alone, then a few at a time."""
@@ -136,16 +159,22 @@ class TableSearch:
 
     async def _ask_one(self, peers: Peers, blob: Hash, peer_id: str) -> Offer | None:
         try:
-            table = await peers.source(peer_id).table(blob)
+            given = await peers.source(peer_id).given_table(blob)
         except NoSource as exc:
             log.debug("no chunk table", peer=peer_id, reason=exc.message)
             return None
         except RemoteProtocolError as exc:
             peers.offend(peer_id, Offence.MALFORMED, exc.message)
             return None
-        return self._judge(table, peer_id) if table is not None else None
+        if given is None or (offer := self._judge(given, peer_id)) is None:
+            return None
+        if offer.giver is not None and _shape(offer.table) in self._wrong:
+            self.refute(peers, offer, "its chunk table had led astray before")
+            return None
+        return offer
 
-    def _judge(self, table: ChunkTable, peer_id: str) -> Offer | None:
+    def _judge(self, given: GivenTable, peer_id: str) -> Offer | None:
+        table = given.table
         if self.is_signed(table):
             return Offer(table, None)
         if self._trusted and self._hint is not None:
@@ -156,7 +185,22 @@ class TableSearch:
             return None
         if self._size and table.size != self._size:
             return None
-        return Offer(table, peer_id)
+        return Offer(table, peer_id, given.vouched)
+
+    def refute(self, peers: Peers, offer: Offer, reason: str) -> None:
+        """This table on trial is not the blob's: all chunks matched it, and the whole is not the blob.
+
+        Who vouched for it lied. Who did not may be as honest as we are.
+        """
+        self._wrong.add(_shape(offer.table))
+        if offer.giver is None:
+            return
+        if offer.vouched:
+            self.liars.add(offer.giver)
+            peers.offend(offer.giver, Offence.WRONG_TABLE, reason)
+        else:
+            self.misled.add(offer.giver)
+            log.warning("a chunk table led astray", peer=offer.giver, target=self._what)
 
     def is_signed(self, table: ChunkTable) -> bool:
         """Whether a trusted publisher signed this table's hash."""
@@ -166,3 +210,11 @@ class TableSearch:
             and table.table_hash.hex() == self._hint.table_hash
             and table.chunk_size == self._hint.chunk_size
         )
+
+
+def _is_sure(offer: Offer) -> bool:
+    return offer.giver is None or offer.vouched
+
+
+def _shape(table: ChunkTable) -> tuple[Hash, int, int]:
+    return table.table_hash, table.chunk_size, table.size

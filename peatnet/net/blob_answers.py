@@ -261,13 +261,22 @@ class Answers:
         reader = self._reader
         if reader is None:
             return None
-        table, full = reader.table, reader.complete
-        bitmap, self._mark = (b"", 0) if full else reader.mark()
+        table, full = reader.table, self._verified(reader)
+        bitmap, self._mark = reader.mark()
         self._said = True
-        if full:
-            self._stop_watching()
+        if int.from_bytes(bitmap, "little").bit_count() == table.n_chunks:
+            self._stop_watching()  # there is nothing to add
         reply = HaveReply(number, table.size, table.chunk_size, table.table_hash, full)
-        return Answer(reply.header(), bitmap)
+        return Answer(reply.header(), b"" if full else bitmap)
+
+    def _verified(self, reader: Reader) -> bool:
+        """Whether the whole was found to be the blob, by this table.
+
+        Who says that it has all answers for its table. All chunks of one that nobody signed may be here and match it,
+        and be something else.
+        """
+        info = self._store.info(reader.hash) if reader.complete else None
+        return info is not None and info.table == reader.table
 
     def _news(self, number: int) -> Answer | None:
         self._freshen()

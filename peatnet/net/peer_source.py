@@ -6,7 +6,7 @@ Its chunks come over bulk lanes where those can be had, else over one libp2p str
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -40,6 +40,18 @@ STREAM_ENOUGH = 256 * 1024
 OpenStream = Callable[[], Awaitable["FrameStream"]]
 
 
+class GivenTable(NamedTuple):
+    """A chunk table as a peer gave it.
+
+    Attributes:
+        table: consistent in itself. Whether it is the blob's only a signature or the blob can tell.
+        vouched: the peer says that it has all of the blob, which it cannot have found out by a wrong table.
+    """
+
+    table: ChunkTable
+    vouched: bool
+
+
 class PeerSource:
     """A peer, asked over libp2p streams.
 
@@ -66,11 +78,15 @@ class PeerSource:
         self._lanes = lanes
 
     async def table(self, hash: Hash) -> ChunkTable | None:  # noqa: A002  # as in Source
+        """The same as :meth:`given_table`, whoever vouches for it."""
+        given = await self.given_table(hash)
+        return given.table if given is not None else None
+
+    async def given_table(self, blob: Hash) -> GivenTable | None:
         """Ask the peer for the blob's chunk table, piece by piece.
 
         Returns:
-            A table that is consistent in itself (its hash is the one the peer named), or None where the
-            peer has no such blob. Whether it is the blob's table only a signature or the blob can tell.
+            The table (its hash is the one the peer named), or None where the peer has no such blob.
 
         Raises:
             PeerLost: the peer went away or took longer than TABLE_TIMEOUT seconds.
@@ -79,7 +95,7 @@ class PeerSource:
         frames = await self._open_stream()
         try:
             with trio.fail_after(TABLE_TIMEOUT):
-                return await _ask_table(frames, hash)
+                return await _ask_table(frames, blob)
         except trio.TooSlowError as exc:
             raise PeerLost(f"{self.name}: no chunk table in {TABLE_TIMEOUT:.0f} s") from exc
         finally:
@@ -129,7 +145,7 @@ class PeerSource:
             await frames.reset()
 
 
-async def _ask_table(frames: FrameStream, blob: Hash) -> ChunkTable | None:
+async def _ask_table(frames: FrameStream, blob: Hash) -> GivenTable | None:
     await frames.send(HaveRequest(0, blob).header())
     reply, frame = await receive_reply(frames)
     if isinstance(reply, Refusal) and reply.number == 0:
@@ -161,4 +177,4 @@ async def _ask_table(frames: FrameStream, blob: Hash) -> ChunkTable | None:
         raise RemoteProtocolError(f"{frames.peer_id}: {exc.message}") from exc
     if table.table_hash != reply.table_hash:
         raise RemoteProtocolError(f"{frames.peer_id}: the table does not have the hash it named")
-    return table
+    return GivenTable(table, reply.full)

@@ -160,9 +160,18 @@ def test_gains_are_pushed_to_one_who_watches(holder: Holder) -> None:
         partial.write(index, chunk_of(index))
     assert holder.pushes() == [(More(7, full=True), b"")]
     assert holder.woken == 2
-    assert answers.have(WATCH) == Answer(state(7, full=True).header())
     partial.close()
     assert holder.woken == 2
+    answers.close()
+
+
+def test_who_has_all_chunks_does_not_vouch_before_the_whole_is_verified(holder: Holder) -> None:
+    partial, answers = holder.start(*range(N)), holder.answers
+    assert answers.have(WATCH) == Answer(state(7).header(), bitmap(*range(N)))
+    assert (holder.pushes(), holder.woken) == ([], 0)  # no chunk is left to tell of
+    holder.here.store.commit(partial, sha256=None)
+    assert (holder.pushes(), holder.woken) == ([], 0)
+    assert answers.have(WATCH) == Answer(state(7, full=True).header())
     answers.close()
 
 

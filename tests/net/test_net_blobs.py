@@ -53,6 +53,17 @@ async def test_a_blob_comes_whole(tmp_path: Path) -> None:
         assert (pair.faults, pair.bans) == ([], [])
 
 
+async def test_only_who_has_verified_the_whole_vouches_for_a_table(tmp_path: Path) -> None:
+    async with a_pair(tmp_path) as pair:
+        given = await pair.source().given_table(pair.info.hash)
+        assert given == (pair.table, True)
+        other = Hash(bytes(32))  # of which somebody gave the holder the table of another blob
+        with pair.holding.store.start_partial(pair.table, other) as partial:
+            for index in range(N_CHUNKS):
+                partial.write(index, chunk_of(pair.table, index))
+            assert await pair.source().given_table(other) == (pair.table, False)
+
+
 async def test_a_table_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer_source, "MAX_TABLE_PIECE", 5)
     async with a_pair(tmp_path) as pair:

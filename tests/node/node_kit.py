@@ -19,6 +19,7 @@ from peatnet.keeper import Keeper
 from peatnet.library import Library, open_library
 from peatnet.models import ModelManifest
 from peatnet.net.claims import Claims
+from peatnet.net.peer_source import GivenTable
 from peatnet.records import KeyPair, RecordType, sign_record
 from peatnet.swarm import Tier
 
@@ -73,6 +74,7 @@ class MemoryPeer:
 
     Attributes:
         corrupt: every chunk that it sends is wrong.
+        vouches: it says that it has all of what it gives tables of.
         tables: the tables that it gives in place of the right ones.
         gate: it sends nothing before this is set.
         asked: how often it was asked for a table, or to deliver chunks.
@@ -81,6 +83,7 @@ class MemoryPeer:
     peer_id: str
     files: dict[Hash, Path] = field(default_factory=dict)
     corrupt: bool = False
+    vouches: bool = True
     tables: dict[Hash, ChunkTable] = field(default_factory=dict)
     gate: trio.Event | None = None
     asked: int = 0
@@ -100,6 +103,10 @@ class MemoryPeer:
         if hash in self.tables:
             return self.tables[hash]
         return hash_file(self.files[hash]).table if hash in self.files else None
+
+    async def given_table(self, blob: Hash) -> GivenTable | None:
+        table = await self.table(blob)
+        return GivenTable(table, self.vouches) if table is not None else None
 
     async def run(self, link: SourceLink) -> None:
         self.asked += 1

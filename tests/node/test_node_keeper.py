@@ -404,25 +404,6 @@ async def test_a_manifest_that_contradicts_its_file_is_not_fetched_over_and_over
         await until(lambda: here.status("m") == "ready")
 
 
-async def test_a_table_that_led_astray_is_its_givers_fault(
-    root: Path, one: Path, two: Path
-) -> None:
-    lying = peer_with(one, two, name="a-liar")
-    wrong = await lying.table(hash_of(two))
-    assert isinstance(wrong, ChunkTable)
-    lying.files[hash_of(one)] = two
-    lying.tables[hash_of(one)] = wrong
-    honest = MemoryPeer("honest")
-    async with world(root, lying, honest, fetch=NONE, trusted=()) as here:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.get, hash_of(one).hex())
-            await until(lambda: here.peers.offences)
-            honest.add(one)
-            here.keeper.wake_for(hash_of(one))
-        assert here.peers.offences == [("a-liar", "wrong table")]
-        assert here.library.store.info(hash_of(one)) is not None
-
-
 async def test_news_of_one_blob_makes_nobody_ask_for_another(
     root: Path, one: Path, two: Path
 ) -> None:
