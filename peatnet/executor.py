@@ -164,9 +164,8 @@ class Executor:
             elif run.directive.name in canceled:
                 done = await self._stop(run.entry) and done
         self._close_left(nursery, {item.name: each for item, each in judged.items()}, canceled)
-        running = {
-            run.directive.name for run in self._runs.values()
-        }  # perhaps its last version, which is ending
+        # A command's last version may be ending still.
+        running = {run.directive.name for run in self._runs.values()}
         # How an activation ended is not known any more once another one of its model has ended.
         waits_for = {model_id for _, model_id, _ in self._closing}
         for item, judgment in judged.items():
