@@ -13,7 +13,7 @@ from peatnet.deploy.rollout import load_failed
 from peatnet.errors import IntegrityError
 from peatnet.log import get_logger
 from peatnet.models import parse_reference
-from peatnet.targets import Model, Target
+from peatnet.targets import Model, Target, is_same_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ class Ordered:
         alike = [
             Model(record, manifest, ledger.is_trusted(str(record.publisher)))
             for record, manifest in ledger.manifests()
-            if record.key == key and _is_same_file(manifest, wanted)
+            if record.key == key and is_same_file(manifest, wanted)
         ]
         found = [model for model in alike if model.trusted or model.manifest == wanted]
         if not found:
@@ -170,12 +170,3 @@ def explain(outcome: Outcome) -> str:
     if first.phase is Phase.LOAD:
         return load_failed(reason, first.lines)
     return f"not put into service: {reason}"
-
-
-def _is_same_file(one: ModelManifest, other: ModelManifest) -> bool:
-    """Whether two manifests are about the same bytes, as far as they say."""
-    for name in ("blob_hash", "sha256"):
-        ours, theirs = getattr(one, name), getattr(other, name)
-        if ours and theirs:
-            return bool(ours == theirs)
-    return one == other

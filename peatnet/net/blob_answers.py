@@ -4,7 +4,7 @@ Nothing here waits for the network, so trio tasks and worker threads use it alik
 :class:`Answers` for each stream or lane, and does this with what comes in::
 
     have    send answers.have(request)
-    table   send answers.table(request)
+    table   send answers.table(request); a long piece passes the gate first, like a chunk
     get     refusal = answers.want(request); send it if there is one. Otherwise, when the chunk's turn comes:
             view = buffer[: answers.length_of(index)]
             if answers.read(index, view): pass the gate, then send chunk_header(request) and the view
