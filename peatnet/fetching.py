@@ -8,6 +8,7 @@ download_url is fetched without one, and verified at its end.
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import trio
 
 from peatnet.blobs import Hash
 from peatnet.concurrency import Stirring, bare_errors
-from peatnet.errors import IntegrityError, NoSource
+from peatnet.errors import HttpSourceError, IntegrityError, NoSource
 from peatnet.log import get_logger
 from peatnet.loose import HTTP_CONNECTIONS, LooseFetch
 from peatnet.net.standing import Offence
@@ -44,6 +45,17 @@ LONGEST_PATIENCE = 900.0
 CHUNK_PATIENCE = 20.0
 
 log = get_logger(__name__)
+
+
+class _Origin(Enum):
+    """How a download by a chunk table uses the origin, if not as a fallback."""
+
+    AT_ONCE = auto()
+    NEVER = auto()
+
+
+class _OriginDisagrees(IntegrityError):
+    """The origin's bytes are not what a chunk table on trial says."""
 
 
 class BlobFetch:
@@ -93,7 +105,9 @@ class BlobFetch:
         self._on_chunks = on_chunks
         self._search = TableSearch(target, stirring)
         self._named = target.blob is not None
-        self._misleading: set[Hash] = set()  # blobs that were said to have our SHA-256
+        # A blob that was said to have our SHA-256, and who said so. One is followed in a fetch: the next lie would be
+        # as easy.
+        self._told: tuple[Hash, str] | None = None
         self._turn: Turn | None = None
         self.progress = Progress(self._size, 0, 0.0, None, {})
 
@@ -133,6 +147,8 @@ class BlobFetch:
             info = await self._run()
             if not self._named and self._peers is not None and self._sha256 is not None:
                 self._peers.claims.learn(Hash.parse(self._sha256), info.hash)
+                if self._told is not None and self._told[0] != info.hash:
+                    self._peers.claims.disbelieve(self._told[1])
             return info
         finally:
             if self._turn is not None:
@@ -145,7 +161,8 @@ class BlobFetch:
                 return await self._fetch_loose()
             try:
                 with bare_errors():
-                    return await self._fetch_chunks(self._blob, offer)
+                    fetch = self._fetch_chunks if self._named else self._fetch_told
+                    return await fetch(self._blob, offer)
             except IntegrityError as exc:
                 # Of a peer's table of the blob that the manifest names, the blob's own hash is the judge.
                 download = self._download
@@ -162,10 +179,9 @@ class BlobFetch:
             else:
                 # All sources sent other chunks than it says: it may be right, and they not.
                 self._search.misled.add(str(offer.giver))
+        elif self._told is not None:
+            peers.claims.disbelieve(self._told[1])
         if not self._named:
-            # Another peer said that this blob has the SHA-256 that is wanted; the table may well be right.
-            if self._blob is not None:
-                self._misleading.add(self._blob)
             self._blob = None
 
     def _look(self) -> BlobInfo | None:
@@ -222,26 +238,26 @@ class BlobFetch:
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(search)
-            patience = LOOSE_PATIENCE + self._size / SUPPOSED_RATE
-            await turn.take(min(patience, LONGEST_PATIENCE), lambda: 0)
+            if blob is not None or self._told is None:
+                nursery.start_soon(search)
+            await turn.take(self._patience, lambda: 0)
             nursery.cancel_scope.cancel()
         return found[0] if found else None
 
     async def _told_blob(self, peers: Peers) -> Hash:
         """Wait until somebody says which blob has the SHA-256 that is wanted. The bytes will tell."""
         sha256 = Hash.parse(self._sha256 or "")
-        while True:
-            stirred = peers.claims.stirring.event
-            told = peers.claims.told(sha256)
-            if told is None:
-                await stirred.wait()
-            elif told[0] in self._misleading:
-                peers.claims.disbelieve(sha256)  # somebody else may know better
-            else:
-                self._blob, by_whom = told
-                log.info("told which blob it is", blob=self._blob.hex(), peer=by_whom)
-                return self._blob
+        while (told := peers.claims.told(sha256)) is None:
+            await peers.claims.stirring.event.wait()
+        self._told = told
+        self._blob, by_whom = told
+        log.info("told which blob it is", blob=self._blob.hex(), peer=by_whom)
+        return self._blob
+
+    @property
+    def _patience(self) -> float:
+        """How long a fetch without a chunk table of its own goes by what others do, and say."""
+        return min(LOOSE_PATIENCE + self._size / SUPPOSED_RATE, LONGEST_PATIENCE)
 
     def _turn_at(self, peers: Peers, name: Hash) -> Turn:
         if self._turn is None:
@@ -256,20 +272,48 @@ class BlobFetch:
 
     # The bytes
 
-    async def _fetch_chunks(self, blob: Hash, offer: Offer) -> BlobInfo:
+    async def _fetch_told(self, blob: Hash, offer: Offer) -> BlobInfo:
+        """Fetch a blob of which somebody says that it has the SHA-256, which only the whole can prove.
+
+        Who says so may be lying, and deliver as slowly as it likes. So after a while the origin takes part whether or
+        not peers deliver; and where it has other bytes, the whole is fetched from there. If that is wrong, the word
+        may still be true.
+        """
+        try:
+            with trio.move_on_after(self._patience) as limit, bare_errors():
+                info = await self._fetch_chunks(blob, offer)
+            if limit.cancelled_caught:
+                with bare_errors():
+                    info = await self._fetch_chunks(blob, offer, use=_Origin.AT_ONCE)
+        except _OriginDisagrees as exc:
+            log.warning("the origin has another file", blob=blob.hex(), reason=exc.message)
+        else:
+            return info
+        await trio.to_thread.run_sync(self._store.discard, blob)
+        try:
+            return await self._fetch_loose()
+        except (IntegrityError, HttpSourceError) as exc:
+            log.warning("the origin is no help", blob=blob.hex(), reason=exc.message)
+        return await self._fetch_chunks(blob, offer, use=_Origin.NEVER)
+
+    async def _fetch_chunks(
+        self, blob: Hash, offer: Offer, *, use: _Origin | None = None
+    ) -> BlobInfo:
         if self._size and offer.table.size != self._size:
             raise IntegrityError(
                 f"{self._what}: its manifest says {self._size} bytes, "
                 f"its chunk table {offer.table.size}",
                 hint="the manifest is wrong: ask its publisher",
             )
+        url = None if use is _Origin.NEVER else self._url
         tiers = frozenset(
             tier
-            for tier, wanted in ((Tier.PEER, self._peers), (Tier.HTTP, self._url))
+            for tier, wanted in ((Tier.PEER, self._peers), (Tier.HTTP, url))
             if wanted is not None
         )
+        fallback = 0.0 if use is _Origin.AT_ONCE else self._config.http_fallback_after_s
         settings = DownloadSettings(
-            swarm=SwarmSettings(tiers=tiers, fallback_after=self._config.http_fallback_after_s),
+            swarm=SwarmSettings(tiers=tiers, fallback_after=fallback),
             give_up_after=self._config.give_up_after_s,
         )
         download = Download(
@@ -287,7 +331,10 @@ class BlobFetch:
         self._download = download
         earlier = dict(self.progress.bytes_by_source)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._feed_sources, download, offer.table)
+            nursery.start_soon(self._feed_peers, download)
+            if url is not None:
+                at_once = use is _Origin.AT_ONCE
+                nursery.start_soon(self._feed_origin, download, offer.table, url, at_once)
             nursery.start_soon(self._report, download, earlier)
             try:
                 info = await download.run()
@@ -296,26 +343,32 @@ class BlobFetch:
                 nursery.cancel_scope.cancel()
         return info
 
-    async def _feed_sources(self, download: Download, table: ChunkTable) -> None:
-        async with trio.open_nursery() as nursery:
-            if self._url is not None:
-                nursery.start_soon(self._feed_origin, download, table, self._url)
-            first = self._search.publisher
-            if self._peers is not None and first in self._peers.connected - self._search.liars:
-                # Who most likely has all of it, before those who most likely have nothing yet.
-                download.add_source(self._peers.source(str(first)))
-                with trio.move_on_after(HEAD_START):
-                    await download.changed()
-            while True:
-                stirred = self._stirring.event
-                if self._peers is not None:
-                    for peer_id in sorted(self._peers.connected - self._search.liars):
-                        download.add_source(self._peers.source(peer_id))
-                with trio.move_on_after(LOOK_AROUND):
-                    await stirred.wait()
+    async def _feed_peers(self, download: Download) -> None:
+        first = self._search.publisher
+        if self._peers is not None and first in self._peers.connected - self._search.liars:
+            # Who most likely has all of it, before those who most likely have nothing yet.
+            download.add_source(self._peers.source(str(first)))
+            with trio.move_on_after(HEAD_START):
+                await download.changed()
+        while self._peers is not None:
+            stirred = self._stirring.event
+            for peer_id in sorted(self._peers.connected - self._search.liars):
+                download.add_source(self._peers.source(peer_id))
+            with trio.move_on_after(LOOK_AROUND):
+                await stirred.wait()
 
-    async def _feed_origin(self, download: Download, table: ChunkTable, url: str) -> None:
-        """Use the origin when the swarm wants it, and it is our turn."""
+    async def _feed_origin(
+        self,
+        download: Download,
+        table: ChunkTable,
+        url: str,
+        at_once: bool,  # noqa: FBT001  # for start_soon
+    ) -> None:
+        """Use the origin when the swarm wants it, and it is our turn.
+
+        Raises:
+            _OriginDisagrees: it has other bytes than a blob of which somebody says that it is the right one.
+        """
         from peatnet.net.http_source import HttpSource  # noqa: PLC0415  # httpx takes long to import
 
         origin = HttpSource(
@@ -327,10 +380,15 @@ class BlobFetch:
             await scout.wanted.wait()
             patience = min(CHUNK_PATIENCE, self._config.give_up_after_s / 2)
             turn = self._turn_at(self._peers, download.hash)
-            await turn.take(patience, lambda: download.progress.verified_bytes)
+            await turn.take(patience, lambda: 0 if at_once else download.progress.verified_bytes)
             while origin.name in download.progress.alive:
                 await download.changed()  # the scout is on its way out
         download.add_source(origin)
+        if not self._named:
+            await origin.contradicted.wait()
+            raise _OriginDisagrees(
+                f"{origin.name}: its bytes are not those of blob {download.hash}"
+            )
 
     async def _report(self, download: Download, earlier: dict[str, int]) -> None:
         announced = False

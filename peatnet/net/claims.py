@@ -25,7 +25,7 @@ MAX_CLAIMS = 16
 MAX_LEARNED = 16
 # A node is heard of about every 15 s; one that misses three messages may be gone.
 FRESH = 45.0
-# What others told of blob hashes; the oldest is forgotten.
+# What others told of blob hashes, and who was wrong; the oldest is forgotten.
 _MAX_HEARSAY = 256
 
 
@@ -53,6 +53,7 @@ class Claims:
         self._learned: OrderedDict[Hash, Hash] = OrderedDict()
         self._others: dict[str, tuple[frozenset[Hash], float]] = {}
         self._hearsay: OrderedDict[Hash, tuple[Hash, str]] = OrderedDict()
+        self._disbelieved: OrderedDict[str, None] = OrderedDict()
 
     # Ours.
 
@@ -95,7 +96,7 @@ class Claims:
             self._others.pop(peer_id, None)
         news = claimed != before
         for sha256, blob in learned:
-            if sha256 not in self._hearsay:
+            if sha256 not in self._hearsay and peer_id not in self._disbelieved:
                 self._hearsay[sha256] = (blob, peer_id)
                 news = True
         while len(self._hearsay) > _MAX_HEARSAY:
@@ -121,6 +122,10 @@ class Claims:
         """The blob that has this SHA-256, and who says so; only the bytes can tell whether it is true."""
         return self._hearsay.get(sha256)
 
-    def disbelieve(self, sha256: Hash) -> None:
-        """What was told of this SHA-256 was wrong: whoever says it again is heard anew."""
-        self._hearsay.pop(sha256, None)
+    def disbelieve(self, peer_id: str) -> None:
+        """What this peer told of a SHA-256 was wrong: nothing that it says of any is heard from now on."""
+        self._disbelieved[peer_id] = None
+        if len(self._disbelieved) > _MAX_HEARSAY:
+            self._disbelieved.popitem(last=False)
+        for sha256 in [sha256 for sha256, (_, by) in self._hearsay.items() if by == peer_id]:
+            del self._hearsay[sha256]

@@ -19,7 +19,7 @@ import trio
 from peatnet.errors import HttpSourceError, UsageError
 from peatnet.net import http_checks as checks
 from peatnet.net.http_client import HttpClient, HttpSettings, Transient
-from peatnet.net.http_stream import STREAM_WINDOW, OrderedStream, deliver
+from peatnet.net.http_stream import STREAM_WINDOW, OrderedStream, WrongBytes, deliver
 from peatnet.swarm import Tier
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class HttpSource:
         connections: requests at once where the server allows ranges.
         settings: time limits and retries.
 
+    Attributes:
+        contradicted: set when the server sent something else than the chunk table says, and is used no longer.
+
     Raises:
         HttpSourceError: the URL cannot be used.
         UsageError: a number is out of range.
@@ -68,6 +71,7 @@ class HttpSource:
         parsed = checks.parse_url(url)
         self.name = f"http:{parsed.netloc.decode('ascii')}"
         self.pipeline = max(connections, STREAM_WINDOW)
+        self.contradicted = trio.Event()
         self._url = url
         self._size = size
         self._chunk_size = chunk_size
@@ -91,6 +95,17 @@ class HttpSource:
         """
         if link.table.size != self._size or link.table.chunk_size != self._chunk_size:
             raise UsageError(f"{self.name}: made for a blob of another size or chunk size")
+        try:
+            await self._fetch(link)
+        except BaseExceptionGroup as group:
+            if group.subgroup(WrongBytes) is not None:
+                self.contradicted.set()
+            raise
+        except WrongBytes:
+            self.contradicted.set()
+            raise
+
+    async def _fetch(self, link: SourceLink) -> None:
         async with HttpClient(
             self._url, connections=self._connections, settings=self._settings
         ) as client:

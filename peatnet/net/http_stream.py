@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 STREAM_WINDOW = 4
 
 
+class WrongBytes(HttpSourceError):
+    """What the server sent is not what the chunk table says."""
+
+
 class OrderedStream:
     """A server that can only send the whole file, from the start.
 
@@ -142,14 +146,14 @@ async def deliver(link: SourceLink, index: int, view: memoryview, where: str) ->
     """Write a chunk and report it.
 
     Raises:
-        HttpSourceError: it is not what the table says; the link was told.
+        WrongBytes: it is not what the table says; the link was told.
         DiskFull, StorageError: from ``link.write``.
     """
     try:
         await trio.to_thread.run_sync(link.write, index, view)
     except IntegrityError as exc:
         link.corrupt(index)
-        raise HttpSourceError(
+        raise WrongBytes(
             f"{where}: chunk {index} is not what the manifest says",
             hint="the file there is not the one that the manifest describes",
         ) from exc

@@ -180,7 +180,9 @@ def test_claims_of_two_fetches_are_one_and_what_is_told_is_bounded() -> None:
     assert (len(mine), len(learned)) == (MAX_CLAIMS, MAX_LEARNED)
     for number in range(1000):
         claims.heard("a", [], [(Hash(number.to_bytes(32, "big")), NAME)])
+        claims.disbelieve(str(number))
     assert len(claims._hearsay) <= 256
+    assert len(claims._disbelieved) <= 256
     assert told > 100
 
 
@@ -190,7 +192,9 @@ def test_hearsay_is_of_the_first_until_it_proves_wrong() -> None:
     claims.heard("liar", [], [(OTHER, NAME)])
     claims.heard("honest", [], [(OTHER, OTHER)])
     assert claims.told(OTHER) == (NAME, "liar")
-    claims.disbelieve(OTHER)
+    claims.disbelieve("liar")
+    assert claims.told(OTHER) is None
+    claims.heard("liar", [], [(OTHER, NAME)])
     claims.heard("honest", [], [(OTHER, OTHER)])
     assert claims.told(OTHER) == (OTHER, "honest")
 
