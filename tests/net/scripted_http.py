@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 @dataclass
@@ -79,8 +79,9 @@ class ScriptedServer:
         self.connections = 0
         self.open_now = 0
         self.most_open = 0
-        self.sent = 0
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
+        self._sent = 0
+        self._sending = 0
         self.closed = threading.Event()
         outer = self
 
@@ -95,6 +96,30 @@ class ScriptedServer:
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         )
+
+    @property
+    def sent(self) -> int:
+        """Bytes of bodies; threads that are still at it are waited for, as far as they do not stall."""
+        with self.lock:
+            assert self.lock.wait_for(lambda: not self._sending, 10)
+            return self._sent
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """A body is on its way."""
+        with self.lock:
+            self._sending += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._sending -= 1
+                self.lock.notify_all()
+
+    def count(self, size: int) -> None:
+        """So much of it has gone out."""
+        with self.lock:
+            self._sent += size
 
     @property
     def url(self) -> str:
@@ -154,14 +179,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         body = answer.body if answer.send is None else answer.body[: answer.send]
-        for start in range(0, len(body), 65536):
-            piece = body[start : start + 65536]
-            last = start + len(piece) == len(answer.body)
-            end = answer.end if last and answer.chunked else b""
-            framed = b"%x\r\n%b\r\n" % (len(piece), piece) if answer.chunked else piece
-            self.wfile.write(framed + end)
-            with owner.lock:
-                owner.sent += len(piece)
+        with owner.sending():
+            for start in range(0, len(body), 65536):
+                piece = body[start : start + 65536]
+                last = start + len(piece) == len(answer.body)
+                end = answer.end if last and answer.chunked else b""
+                framed = b"%x\r\n%b\r\n" % (len(piece), piece) if answer.chunked else piece
+                self.wfile.write(framed + end)
+                owner.count(len(piece))
         if answer.send is not None:
             self.wfile.flush()
             if answer.stall:
