@@ -117,8 +117,8 @@ async def test_who_gets_no_thread_for_a_lane_is_served_by_a_stream(
 ) -> None:
     open_lane = LaneClient.open
 
-    async def and_lose_the_thread(self: LaneClient) -> LaneSocket:
-        lane = await open_lane(self)
+    async def and_lose_the_thread(self: LaneClient, *args: Any) -> LaneSocket:
+        lane = await open_lane(self, *args)
         self.threads.total_tokens = 1
         self.threads.acquire_on_behalf_of_nowait(self)
         return lane

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # While a stream serves, lanes are tried again this often, in seconds.
 TRY_AGAIN = 30.0
-# A stream begins to serve when there is no lane after so many seconds: a firewall that swallows what it forbids makes
-# us wait longer for its answer.
+# A stream begins to serve when a lane that was offered is not there after so many seconds: a firewall that swallows what
+# it forbids makes us wait longer for its answer. A peer that is slow to offer one would be no faster with a stream.
 HEAD_START = 0.5
 # How long what was asked for on the stream is waited for when a lane has been found.
 HAND_OVER = 10.0
@@ -92,6 +92,7 @@ async def _find_lane(
         with bare_errors():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(search.run)
+                await search.offered.wait()
                 with trio.move_on_after(HEAD_START):
                     await search.first_try.wait()
                 if search.lane is None:
@@ -118,16 +119,18 @@ class _Search:
         self.lane: LaneSocket | None = None
         self.reason = useless
         self.found = trio.Event()
+        self.offered = trio.Event()  # a lane, or it is known that there is none; within the time that asking may take
         self.first_try = trio.Event()  # it is over
         self._client = client
 
     async def run(self) -> None:
         if self.reason:
+            self.offered.set()
             self.first_try.set()
             await trio.sleep(TRY_AGAIN)
         while True:
             try:
-                self.lane = await self._client.open()
+                self.lane = await self._client.open(self.offered.set)
             except LaneUnavailable as exc:
                 self.reason = str(exc)
                 log.debug("no lane", peer=self._client.peer_id, reason=self.reason)
@@ -135,6 +138,7 @@ class _Search:
                 self.found.set()
                 return
             finally:
+                self.offered.set()
                 self.first_try.set()
             await trio.sleep(TRY_AGAIN)
 

@@ -75,8 +75,11 @@ class LaneClient:
         self._lanes = lanes
         self._context = client_context()
 
-    async def open(self) -> LaneSocket:
+    async def open(self, offered: Callable[[], None] = lambda: None) -> LaneSocket:
         """Open one lane; whoever gets it closes it.
+
+        Args:
+            offered: called when the peer has offered one, before it is connected to.
 
         Raises:
             LaneUnavailable: the peer gives none, or it cannot be reached there.
@@ -87,6 +90,7 @@ class LaneClient:
             raise LaneUnavailable("all lanes of this node are in use")
         try:
             offer = await self._ask()
+            offered()
             lane = await self._connect(offer)
             try:
                 ticket = offer.tickets[0]
