@@ -35,6 +35,8 @@ def test_a_node_killed_again_and_again_comes_to_the_end(cluster: Cluster, tmp_pa
     head.call("deploy", reference="m@1", to=[victim.peer_id])
     wait_loaded(victim, "m@1")
 
+    seen = len(loader.started())
+
     # While the bytes come.
     loader.hold()
     command_id = head.call("deploy", reference="m@2", to=[victim.peer_id])["command_id"]
@@ -44,8 +46,8 @@ def test_a_node_killed_again_and_again_comes_to_the_end(cluster: Cluster, tmp_pa
     victim.up(*options)
     # While the loader runs.
     for _ in range(2):
-        seen = len(loader.started())
         wait_until(lambda: len(loader.started()) > seen, what="the loader to be started")  # noqa: B023  # called at once
+        seen = len(loader.started())
         victim.kill()
         link = current(victim)
         assert link is not None
