@@ -60,7 +60,13 @@ class ControlClient:
             with (
                 socket_address(self.socket_path) as address,
                 httpx.Client(transport=httpx.HTTPTransport(uds=address), timeout=timeout) as client,
-                client.stream("POST", f"http://peatnet/v1/{verb}", json=params or {}) as response,
+                # The node keeps no connection open for a next question that will not come.
+                client.stream(
+                    "POST",
+                    f"http://peatnet/v1/{verb}",
+                    json=params or {},
+                    headers={"Connection": "close"},
+                ) as response,
             ):
                 return _read_answer(response, on_progress)
         except httpx.TimeoutException as exc:
