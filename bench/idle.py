@@ -67,9 +67,8 @@ def after_transfers(job: Job) -> Iterator[Run]:
                 sink.get("bench")
                 sink.client.call("rm", {"reference": "bench", "force": True})
                 if number in {EARLY, TRANSFERS}:
-                    time.sleep(
-                        SETTLE
-                    )  # connections to the control socket are kept for some seconds
+                    # Connections to the control socket are kept for some seconds.
+                    time.sleep(SETTLE)
                     for end, where in (("source", source), ("sink", sink)):
                         seen = where.child.footprint()
                         found[f"{end}_rss_mib_after_{number}"] = seen.rss_mib
