@@ -203,5 +203,5 @@ def _all_classes(base: type[PeatnetError]) -> list[type[PeatnetError]]:
 
 
 def error_classes() -> dict[str, type[PeatnetError]]:
-    """All error classes by slug, the base included."""
-    return {cls.slug: cls for cls in _all_classes(PeatnetError)}
+    """All error classes by slug, the base included; one without a slug of its own counts as what it derives from."""
+    return {cls.slug: cls for cls in _all_classes(PeatnetError) if "slug" in vars(cls)}

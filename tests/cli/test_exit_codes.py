@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peatnet.cli.errors import EXIT_BUG, EXIT_INTERRUPTED
 from peatnet.cli.output import EXIT_BROKEN_PIPE
-from peatnet.errors import error_classes
+from peatnet.errors import IntegrityError, error_classes
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "exit-codes.md"
 _ROW = re.compile(r"^\| (\d+) \| `([a-z-]+)` \| `(\w+)` \| (.+) \|$", re.MULTILINE)
@@ -24,6 +24,14 @@ def test_every_error_class_is_listed_with_its_code_slug_and_meaning() -> None:
         for slug, cls in error_classes().items()
     ]
     assert listed == sorted(defined)
+
+
+def test_one_without_a_slug_of_its_own_counts_as_what_it_derives_from() -> None:
+    class Special(IntegrityError):
+        """Nobody outside needs to tell it apart."""
+
+    assert Special.slug == "integrity"
+    assert error_classes()["integrity"] is IntegrityError
 
 
 def test_no_two_errors_share_a_code_and_none_takes_a_reserved_one() -> None:
