@@ -125,6 +125,7 @@ def test_one_host_can_have_another_rate(built: Any) -> None:
         assert transfer(lab, 0, 1, 2**20) > (2**20 - 4 * built.BURST) / 1e6
 
 
+@pytest.mark.slow  # what is lost by chance may take long to come
 def test_lost_packets_are_sent_again(built: Any) -> None:
     with built.laboratory(2, 800_000_000) as lab:
         try:
