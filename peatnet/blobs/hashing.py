@@ -10,29 +10,36 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from blake3 import blake3
 
-from peatnet.blobs.buffers import BUFFER_SIZE, borrowed
+from peatnet.blobs.buffers import borrowed, borrowed_for
 from peatnet.blobs.hashes import Hash
 from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.table import ChunkTable, pick_chunk_size
 from peatnet.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
 
 Progress: TypeAlias = "Callable[[int], None]"
 Sink: TypeAlias = "Callable[[memoryview], object]"
+# What gives room for the next piece, and what gives that piece to the sinks.
+_Feeding: TypeAlias = "tuple[Callable[[], memoryview], Callable[[memoryview], None]]"
 
+# What several sinks may have before them, in buffers.
 _RING = 4
-_INLINE_BELOW = 256 * 1024
+# In bytes: with less to hash, threads cost more than they save.
+_THREADS_FROM = 256 * 1024
+# Bytes at once where there are none.
+_PIECE = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,7 @@ def pump(
 ) -> int:
     """Read ``fd`` from ``start`` to ``end`` once and give every byte to every sink, in order.
 
-    Each sink runs in a thread of its own; memory is four buffers, whatever the length.
+    Several sinks run in a thread each, a single one in this thread; memory is four buffers at most, whatever the length.
 
     Args:
         fd: where to read from; the file's own position is not used.
@@ -132,50 +139,59 @@ def pump(
     Raises:
         OSError: reading failed.
     """
-    with ExitStack() as stack:
-        # Entered first, so left last: no thread touches a buffer once it is back in the pool.
-        buffers = [memoryview(buffer) for buffer in stack.enter_context(borrowed(_RING))]
-        lanes = [_lane(sink, stack, threaded=end - start >= _INLINE_BELOW) for sink in sinks]
-        pending: list[list[Future[object]]] = [[] for _ in buffers]
-        offset, slot = start, 0
+    alone = len(sinks) == 1 or end - start < _THREADS_FROM
+    offset = start
+    with _in_turn(sinks) if alone else _side_by_side(sinks) as (room, give):
         while offset < end:
-            _wait(pending[slot])
-            view = buffers[slot][: min(BUFFER_SIZE, end - offset)]
+            view = room()[: end - offset]
             got = os.preadv(fd, [view], offset)
             if got == 0:
                 break
             view = view[:got]
-            pending[slot] = [lane(view) for lane in lanes]
+            give(view)
             if tee is not None:
                 tee(view, offset)
             offset += got
-            slot = (slot + 1) % _RING
             if progress is not None:
                 progress(offset - start)
-        for futures in pending:
-            _wait(futures)
     return offset
 
 
-def _lane(
-    sink: Sink, stack: ExitStack, *, threaded: bool
-) -> Callable[[memoryview], Future[object]]:
-    if threaded:
-        # One thread a sink keeps its pieces in order.
-        executor = stack.enter_context(ThreadPoolExecutor(1, "hash"))
-        return lambda view: executor.submit(sink, view)
+@contextmanager
+def _in_turn(sinks: Sequence[Sink]) -> Iterator[_Feeding]:
+    """The sinks run in the reading thread, on pieces that stay in its core's own cache."""
+    with borrowed_for(_PIECE) as buffer:
 
-    def run_now(view: memoryview) -> Future[object]:
-        done: Future[object] = Future()
-        done.set_result(sink(view))
-        return done
+        def give(view: memoryview) -> None:
+            for sink in sinks:
+                sink(view)
 
-    return run_now
+        yield lambda: buffer[:_PIECE], give
 
 
-def _wait(futures: list[Future[object]]) -> None:
-    for future in futures:
-        future.result()
+@contextmanager
+def _side_by_side(sinks: Sequence[Sink]) -> Iterator[_Feeding]:
+    """Each sink runs in a thread of its own, which keeps its pieces in order, while the next one is read."""
+    # The buffers are entered first, so left last: no thread touches one that is back in the pool.
+    with borrowed(_RING) as buffers, ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1, "hash")) for _ in sinks]
+        slots = deque((memoryview(buffer), list[Future[object]]()) for buffer in buffers)
+
+        def room() -> memoryview:
+            slots.rotate(-1)
+            buffer, pending = slots[0]
+            while pending:
+                pending.pop().result()
+            return buffer
+
+        def give(view: memoryview) -> None:
+            pending = slots[0][1]
+            for thread, sink in zip(threads, sinks, strict=True):
+                pending.append(thread.submit(sink, view))
+
+        yield room, give
+        for _ in buffers:
+            room()
 
 
 def open_regular(path: Path) -> int:

@@ -1,9 +1,8 @@
 """Frames over a blocking TLS socket, for the worker thread that owns a lane's end.
 
-The thread waits in two places: between frames, in ``wait``, for the socket or for a wake; and within a frame, in the
-ssl module, for a few seconds at a time so that the frame's own time limit is looked at. Any other thread may do two
-things: wake it, and shut the socket down, which ends whatever the thread waits for. Only the owner closes, when the
-thread is done.
+The thread waits in two places: between frames, in ``wait``, for the socket or for a wake; and within a frame, for a
+few seconds at a time so that the frame's own time limit is looked at. Any other thread may do two things: wake it, and
+shut the socket down, which ends whatever the thread waits for. Only the owner closes, when the thread is done.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from peatnet.errors import PeerLost, RemoteProtocolError
+from peatnet.net.lanes.blocking_tls import LITTLE, MUCH, BlockingTls
 from peatnet.net.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, Fields, pack_prefix, unpack_map
 
 if TYPE_CHECKING:
@@ -29,15 +29,9 @@ if TYPE_CHECKING:
 # As on streams, see ``frames``: the time for a frame without its payload, and the lowest rate of that.
 FRAME_TIMEOUT = 20.0
 LOWEST_RATE = 16 * 1024
-# How often a thread that waits within a frame looks at the clock; a frame may take that much longer than its limit.
-LOOK_AT_CLOCK = 2.0
 # Bytes that the kernel holds of ours beyond what is on its way. Few, so that chunks which are "sent" have gone out on
 # a slow link, and so that the next ones still can be chosen; enough that the link never runs dry meanwhile.
 UNSENT = 256 * 1024
-# One TLS record: the ssl module sends and gives no more at a time.
-RECORD = 16 * 1024
-# Bytes after which the clock is looked at when no record had to wait for LOOK_AT_CLOCK seconds.
-LOOK_AFTER = 8 * RECORD
 # Room for a frame's prefix and header before a payload, so that both leave as one.
 HEAD_ROOM = 256
 
@@ -62,12 +56,12 @@ class LaneSocket:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-            self._sock: ssl.SSLSocket = context.wrap_socket(
-                sock, server_side=server, do_handshake_on_connect=False
-            )
+            # Who was connected to gets requests, who has connected gets chunks.
+            self._tls = BlockingTls(sock, context, server=server, ahead=LITTLE if server else MUCH)
         except (OSError, ValueError) as exc:
             sock.close()
             raise PeerLost(f"the lane broke: {exc}") from exc
+        self._sock = sock
         self.on_close: Callable[[LaneSocket], None] | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -93,8 +87,7 @@ class LaneSocket:
         with self._lock:
             if not self._closed:
                 with contextlib.suppress(OSError):  # the other end was faster
-                    # Not SSLSocket's own, which would make later calls go on without TLS.
-                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+                    self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Give all up; the thread must be done. Safe to call more than once."""
@@ -114,16 +107,11 @@ class LaneSocket:
         Raises:
             PeerLost: it did not succeed.
         """
-        self._sock.settimeout(limit)  # for all of it: the ssl module counts it down
-        try:
-            self._sock.do_handshake()
-        except (OSError, ValueError) as exc:
-            raise PeerLost(f"no TLS: {exc}") from exc
-        self._sock.settimeout(LOOK_AT_CLOCK)
+        self._tls.shake_hands(limit)
 
     def peer_certificate(self) -> bytes:
         """What the other end has shown, in DER; empty where that was nothing."""
-        return self._sock.getpeercert(binary_form=True) or b""
+        return self._tls.peer_certificate()
 
     def wait(self, seconds: float, *, reading: bool = True) -> bool:
         """Wait until there is something to read (then True), or somebody woke us, or time is up.
@@ -135,7 +123,7 @@ class LaneSocket:
         Raises:
             PeerLost: the lane has ended, where we are not to find that out by reading.
         """
-        if reading and self._sock.pending():
+        if reading and self._tls.pending:
             return True
         poll = self._poll if reading else self._deaf_poll
         found = False
@@ -158,14 +146,14 @@ class LaneSocket:
             RemoteProtocolError: a length over its bound, or a malformed header.
         """
         deadline = time.monotonic() + limit
-        self._fill(self._head[: PREFIX.size], deadline)
+        self._tls.fill(self._head[: PREFIX.size], deadline)
         header_length, payload_length = PREFIX.unpack_from(self._head)
         if header_length > MAX_HEADER:
             raise RemoteProtocolError(f"a header of {header_length} bytes")
         if payload_length > max_payload:
             raise RemoteProtocolError(f"a payload of {payload_length} bytes")
         header = self._head[:header_length]
-        self._fill(header, deadline)
+        self._tls.fill(header, deadline)
         return unpack_map(header), payload_length
 
     def read_into(self, view: memoryview) -> None:
@@ -174,7 +162,7 @@ class LaneSocket:
         Raises:
             PeerLost: the lane broke, or is too slow.
         """
-        self._fill(view, time.monotonic() + FRAME_TIMEOUT + view.nbytes / LOWEST_RATE)
+        self._tls.fill(view, _deadline(view.nbytes))
 
     def read(self, count: int) -> bytes:
         """A short payload; its length was bounded by ``receive``.
@@ -185,23 +173,6 @@ class LaneSocket:
         buffer = bytearray(count)
         self.read_into(memoryview(buffer))
         return bytes(buffer)
-
-    def _fill(self, view: memoryview, deadline: float) -> None:
-        length, position, take = view.nbytes, 0, self._sock.recv_into
-        while position < length:
-            try:
-                got = take(view[position:], length - position)
-            except TimeoutError:
-                got = -1
-            except (OSError, ValueError) as exc:
-                raise PeerLost(f"the lane broke: {exc}") from exc
-            if got > 0:
-                position += got
-            elif got == 0:
-                raise PeerLost("the lane ended")
-            # A peer that trickles is looked at as often as one that is silent, one at full speed hardly ever.
-            if got < RECORD // 2 and time.monotonic() > deadline and position < length:
-                raise PeerLost("the peer sends too slowly")
 
     def send(self, header: Mapping[str, Any], payload: Buffer = b"") -> None:
         """Send a frame with a short payload, or none.
@@ -235,16 +206,9 @@ class LaneSocket:
             PeerLost: the lane broke, or the peer takes bytes too slowly.
         """
         view = memoryview(data)
-        length, position, give = view.nbytes, 0, self._sock.send
-        deadline = time.monotonic() + FRAME_TIMEOUT + length / LOWEST_RATE
-        while position < length:
-            waited = False
-            try:
-                position += give(view[position : position + RECORD])
-            except TimeoutError:
-                waited = True  # the ssl module wants the same bytes again
-            except (OSError, ValueError) as exc:
-                raise PeerLost(f"the lane broke: {exc}") from exc
-            # Looking at the clock costs as much as a record; one that waits long is never far from the next look.
-            if (waited or not position % LOOK_AFTER) and time.monotonic() > deadline:
-                raise PeerLost("the peer takes bytes too slowly")
+        self._tls.send(view, _deadline(view.nbytes))
+
+
+def _deadline(count: int) -> float:
+    """Until when so many bytes must have gone through."""
+    return time.monotonic() + FRAME_TIMEOUT + count / LOWEST_RATE
