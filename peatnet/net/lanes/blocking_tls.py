@@ -8,6 +8,7 @@ a fifth less CPU at both ends of a lane together, and a quarter more bytes a sec
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import time
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 from peatnet.errors import PeerLost
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from typing_extensions import Buffer
@@ -27,6 +27,10 @@ SEND_PIECE = 64 * 1024
 # Received at once: by an end that gets chunks, and by one that gets requests.
 MUCH = 256 * 1024
 LITTLE = 16 * 1024
+# Where so much is still to come, the thread is woken for no less: on a slow link it would be for every few packets.
+WAKE_FOR = 64 * 1024
+# Of what is still to come, so much may be here already: a record that is not whole yet.
+UNFINISHED = 20 * 1024
 # With less than this in one go, the clock is looked at: one record, less what TLS adds to it.
 TRICKLE = 8 * 1024
 
@@ -49,6 +53,7 @@ class BlockingTls:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
         self._raw = memoryview(bytearray(ahead))
         self._needs_more = True  # TLS has found no whole record in what came in
+        self._wakes_for = 1  # bytes from which on the socket counts as readable
 
     def shake_hands(self, limit: float) -> None:
         """Do the handshake within ``limit`` seconds.
@@ -102,6 +107,7 @@ class BlockingTls:
                 got = read(length - position, view[position:])
             except ssl.SSLWantReadError:
                 self._needs_more = True
+                self._wake_for(min(WAKE_FOR, length - position - UNFINISHED))
                 self._wait_for_more(deadline)
             except (OSError, ValueError) as exc:
                 raise PeerLost(f"the lane broke: {exc}") from exc
@@ -109,6 +115,17 @@ class BlockingTls:
                 if not got:
                     raise PeerLost("the lane ended")
                 position += got
+        self._wake_for(1)
+
+    def _wake_for(self, count: int) -> None:
+        """Have the socket count as readable only with so many bytes; they must be on their way."""
+        count = max(1, count)
+        if count != self._wakes_for:
+            self._wakes_for = count
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            except OSError as exc:
+                raise PeerLost(f"the lane broke: {exc}") from exc
 
     def _wait_for_more(self, deadline: float) -> None:
         if self._outgoing.pending:  # TLS has something to say of its own accord
