@@ -7,6 +7,7 @@ file to anybody is faster than its size over the link's rate; rows tell how many
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -41,6 +42,10 @@ RATE = int(os.environ.get("FANOUT_RATE", "100000000"))
 """Bits a second. Another rate is for a machine that is too busy for this one; results name it."""
 LOOK_EVERY = 0.1
 READY_TIMEOUT = 120.0
+# Before the start the members must have come to rest: so little of a core each, over so many seconds.
+QUIET = 0.04
+SETTLE_LOOK = 2.0
+SETTLE_TIMEOUT = 60.0
 # Many times what the worst fault takes; what is not over by then never will be.
 PATIENCE = 60.0
 
@@ -112,12 +117,25 @@ class Case:
             fleet = opened(lab, Path(name))
             try:
                 fleet.start(READY_TIMEOUT)
+                _settle(fleet, lab.hosts)
                 return _deliver(fleet, lab, fault, job)
             finally:
                 fleet.close()
                 if folder := os.environ.get(TRACE):
                     for log in Path(name).glob("*.log"):
                         shutil.copy(log, folder)
+
+
+def _settle(fleet: Fleet, hosts: int) -> None:
+    """Wait until members that have just met are done with greeting each other: fleets run for days before a file comes."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT
+    before = -math.inf
+    while time.monotonic() < deadline:
+        used = sum(fleet.usage(host).cpu_s for host in range(hosts))
+        if used - before < QUIET * SETTLE_LOOK * hosts:
+            return
+        before = used
+        time.sleep(SETTLE_LOOK)
 
 
 def _deliver(fleet: Fleet, lab: Lab, fault: Fault, job: Job) -> Sample:

@@ -349,7 +349,8 @@ class BlobFetch:
             # Who most likely has all of it, before those who most likely have nothing yet.
             download.add_source(self._peers.source(str(first)))
             with trio.move_on_after(HEAD_START):
-                await download.changed()
+                while not download.progress.verified_bytes:
+                    await download.changed()
         while self._peers is not None:
             stirred = self._stirring.event
             for peer_id in sorted(self._peers.connected - self._search.liars):

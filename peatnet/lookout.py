@@ -283,6 +283,8 @@ class Lookout:
             pause = max(PAUSE, len(status.encode()) / TALK_RATE, crowd / FLEET_RATE)
             if self._reporter.busy:
                 pause = max(pause, PAUSE_FETCHING, min(EVERY, crowd / PROGRESS_RATE))
+                # Who began to fetch at the same moment shall not go on talking at the same moments.
+                pause *= self._rng.uniform(1.0, 1.5)
             await trio.sleep(pause)
             if self._reporter.busy:
                 continue

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 LOOK_AT_CLOCK = 2.0
 # Encrypted and sent at once. TLS and the kernel both copy it; more of it would leave the core's own cache.
 SEND_PIECE = 64 * 1024
-# Received at once: by an end that gets chunks, and by one that gets requests.
-MUCH = 256 * 1024
+# Received at once: at first, and as soon as more than that is wanted in one go, as by an end that gets chunks.
 LITTLE = 16 * 1024
+MUCH = 256 * 1024
 # Where so much is still to come, the thread is woken for no less: on a slow link it would be for every few packets.
 WAKE_FOR = 64 * 1024
 # Of what is still to come, so much may be here already: a record that is not whole yet.
@@ -42,16 +42,13 @@ class BlockingTls:
         sock: connected; stays the caller's, who closes it.
         context: for TLS.
         server: whether we are the one that was connected to.
-        ahead: most bytes to take from the socket at once.
     """
 
-    def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, *, server: bool, ahead: int
-    ) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server: bool) -> None:
         self._sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
-        self._raw = memoryview(bytearray(ahead))
+        self._raw = memoryview(bytearray(LITTLE))
         self._needs_more = True  # TLS has found no whole record in what came in
         self._wakes_for = 1  # bytes from which on the socket counts as readable
 
@@ -84,7 +81,6 @@ class BlockingTls:
         """What the other end has shown, in DER; empty where that was nothing."""
         return self._tls.getpeercert(binary_form=True) or b""
 
-    @property
     def pending(self) -> bool:
         """Whether there is something to read here, without the socket."""
         return self._tls.pending() > 0 or (self._incoming.pending > 0 and not self._needs_more)
@@ -100,6 +96,8 @@ class BlockingTls:
             PeerLost: the connection broke or ended, or the deadline has passed.
         """
         length, position = view.nbytes, 0
+        if length > self._raw.nbytes == LITTLE:
+            self._raw = memoryview(bytearray(MUCH))
         # The stubs know only the form without a buffer.
         read: Callable[[int, memoryview], int] = self._tls.read  # type: ignore[assignment]
         while position < length:

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from peatnet.errors import PeerLost, RemoteProtocolError
-from peatnet.net.lanes.blocking_tls import LITTLE, MUCH, BlockingTls
+from peatnet.net.lanes.blocking_tls import BlockingTls
 from peatnet.net.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, Fields, pack_prefix, unpack_map
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class LaneSocket:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-            # Who was connected to gets requests, who has connected gets chunks.
-            self._tls = BlockingTls(sock, context, server=server, ahead=LITTLE if server else MUCH)
+            self._tls = BlockingTls(sock, context, server=server)
         except (OSError, ValueError) as exc:
             sock.close()
             raise PeerLost(f"the lane broke: {exc}") from exc
@@ -123,7 +122,7 @@ class LaneSocket:
         Raises:
             PeerLost: the lane has ended, where we are not to find that out by reading.
         """
-        if reading and self._tls.pending:
+        if reading and self._tls.pending():
             return True
         poll = self._poll if reading else self._deaf_poll
         found = False
