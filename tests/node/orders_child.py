@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
-from orders_kit import command_of, file_of, manifest_text, orders, record
 
+from node.orders_kit import command_of, file_of, manifest_text, orders, record
 from peatnet.blobs import Database
 
 if TYPE_CHECKING:

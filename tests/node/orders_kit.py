@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
-from node_kit import THEM, MemoryPeer, World, hash_of, world
 from support.files import make_model
 from support.records import manifest_of, record_of
 from support.waiting import until
 
+from node.node_kit import THEM, MemoryPeer, World, hash_of, world
 from peatnet.config import FetchPolicy
 from peatnet.executor import Executor
 from peatnet.loader_settings import LoaderSettings

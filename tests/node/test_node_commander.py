@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from node_kit import OTHERS, THEM, config_of
-from orders_kit import command_of, file_of, manifest_text, record
 
+from node.node_kit import OTHERS, THEM, config_of
+from node.orders_kit import command_of, file_of, manifest_text, record
 from peatnet.errors import Ambiguous, NotFound, UntrustedPublisher, UsageError
 from peatnet.models import ModelManifest
 from peatnet.opening import open_node

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 import trio
 import trio.testing
-from node_kit import (
+from support.waiting import until
+
+from node.node_kit import (
     OTHERS,
     THEM,
     MemoryPeer,
     World,
     config_of,
-    file_of,
     hash_of,
     signed,
     withdrawal_of,
     world,
 )
-from support.waiting import until
-
 from peatnet.config import FetchPolicy
 from peatnet.library import open_library
 
@@ -28,16 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NONE = FetchPolicy.NONE
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 1)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def intend(root: Path, name: str, choice: str = "any") -> None:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from node_kit import (
+from support.files import make_model
+from support.waiting import until
+
+from node.node_kit import (
     OTHERS,
     SIZE,
     THEM,
@@ -19,9 +22,6 @@ from node_kit import (
     withdrawal_of,
     world,
 )
-from support.files import make_model
-from support.waiting import until
-
 from peatnet import library as library_module
 from peatnet.blobs import ChunkTable, Database
 from peatnet.config import FetchPolicy
@@ -32,21 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NONE = FetchPolicy.NONE
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 1)
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 2)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def peer_with(*paths: Path, name: str = "p1", **how: Any) -> MemoryPeer:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from node_kit import OTHERS, THEM, config_of, file_of, hash_of, signed, withdrawal_of
 
+from node.node_kit import OTHERS, THEM, config_of, file_of, hash_of, signed, withdrawal_of
 from peatnet.errors import Ambiguous, InUse, NotFound
 from peatnet.library import Library, open_library
 from peatnet.states import LocalState
@@ -27,16 +27,6 @@ def library(tmp_path: Path) -> Iterator[Library]:
     trusted = [str(keys.peer_id) for keys in BOTH]
     with open_library(config_of(tmp_path / "data", trusted_publishers=trusted)) as opened:
         yield opened
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 1)
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 2)
 
 
 async def hear(library: Library, *envelopes: bytes) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from node_kit import MemoryPeer, World, file_of, signed, world
 from support.waiting import until
 
+from node.node_kit import MemoryPeer, World, file_of, signed, world
 from peatnet.config import FetchPolicy
 from peatnet.deploy.fleet import EVERY, EXPIRE
 from peatnet.errors import Ambiguous, NotFound, UsageError

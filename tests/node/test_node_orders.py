@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from node_kit import OTHERS, THEM, withdrawal_of
-from orders_kit import (
+from support.waiting import until
+
+from node.node_kit import OTHERS, THEM, withdrawal_of
+from node.orders_kit import (
     LOADER,
     cancellation_of,
     command_of,
@@ -20,8 +22,6 @@ from orders_kit import (
     orders,
     record,
 )
-from support.waiting import until
-
 from peatnet.config import FetchPolicy, HardwareConfig
 from peatnet.loader_settings import LoaderSettings
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from orders_kit import orders
+
+from node.orders_kit import orders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

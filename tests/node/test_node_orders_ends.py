@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from node_kit import THEM
-from orders_kit import cancellation_of, command_of, file_of, manifest_text, orders, record
 from support.waiting import until
 
+from node.node_kit import THEM
+from node.orders_kit import cancellation_of, command_of, file_of, manifest_text, orders, record
 from peatnet.errors import DiskFull
 from peatnet.order_table import OrderEntry, OrderState, OrderTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orders_kit import Orders
+    from node.orders_kit import Orders
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from node_kit import OTHERS, THEM
-from orders_kit import command_of, file_of, manifest_text, orders, record
 
+from node.node_kit import OTHERS, THEM
+from node.orders_kit import command_of, file_of, manifest_text, orders, record
 from peatnet.deploy.rollout import NodeWord, Stage, rollout
 from peatnet.order_table import KEPT
 from peatnet.reporting import UNTRUSTED_TOLD, Reporter
@@ -15,8 +15,7 @@ from peatnet.reporting import UNTRUSTED_TOLD, Reporter
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orders_kit import Orders
-
+    from node.orders_kit import Orders
     from peatnet.deploy.rollout import NodeStage
 
 

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from node_kit import SIZE, config_of, draft, file_of, hash_of
 from support.records import manifest_of
 from support.waiting import until
 
+from node.node_kit import SIZE, config_of, draft, hash_of
 from peatnet.config import FetchPolicy
 from peatnet.errors import IntegrityError, NoSource
 from peatnet.opening import open_node
@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 
     from peatnet.node import Node
     from peatnet.views import ModelView
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 1)
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 2)
 
 
 @asynccontextmanager

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from node_kit import THEM, config_of, draft, file_of, hash_of, signed
 from support.files import sha256_of
 
+from node.node_kit import THEM, config_of, draft, hash_of, signed
 from peatnet.blobs import AddMode
 from peatnet.errors import IntegrityError, NotFound, UsageError
 from peatnet.opening import open_node
@@ -17,16 +17,6 @@ from peatnet.views import ModelChanged
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 1)
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 2)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from node_kit import OTHERS, THEM, MemoryPeer, World, file_of, hash_of, signed, world
 from support.waiting import until
 
+from node.node_kit import OTHERS, THEM, MemoryPeer, World, file_of, hash_of, signed, world
 from peatnet.config import FetchPolicy, HardwareConfig
 from peatnet.loader_settings import LoaderSettings
 from peatnet.models import ModelStatus

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from node_kit import THEM, MemoryPeer, World, hash_of, signed, withdrawal_of, world
 from support.files import make_model
 from support.waiting import until
 
+from node.node_kit import THEM, MemoryPeer, World, hash_of, signed, withdrawal_of, world
 from peatnet import small_fetch
 from peatnet.blobs import Store
 from peatnet.errors import DiskFull, NoSource, RemoteProtocolError
@@ -72,11 +72,6 @@ def files(tmp_path: Path) -> list[Path]:
         make_model(tmp_path / f"small-{seed}.onnx", 500 + 13_000 * seed, seed)
         for seed in range(COUNT)
     ]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def peer_of(files: list[Path], name: str = "p1", **how: object) -> SmallPeer:

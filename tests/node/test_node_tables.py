@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from node_kit import SIZE, MemoryPeer, file_of, hash_of, world
 from support.waiting import until
 
+from node.node_kit import SIZE, MemoryPeer, hash_of, world
 from peatnet.blobs import ChunkTable
 from peatnet.config import FetchPolicy
 from peatnet.errors import NoSource
@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NONE = FetchPolicy.NONE
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 1)
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 2)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def peer_with(*paths: Path, name: str = "p1", corrupt: bool = False) -> MemoryPeer:

@@ -6,31 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from node_kit import MemoryPeer, World, file_of, hash_of, signed, world
 from support.files import sha256_of
 from support.waiting import until
 from support.web import serving
 
+from node.node_kit import MemoryPeer, World, file_of, hash_of, signed, world
 from peatnet import fetching
 from peatnet.blobs import Hash
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 1)
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    return file_of(tmp_path, 2)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def content(path: Path) -> bytes:
