@@ -21,6 +21,7 @@ from peatnet.net.node_status import (
     ModelReport,
     NodeStatus,
 )
+from peatnet.ordered import REMOVED
 from peatnet.targets import Model
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from peatnet.library import Library
     from peatnet.states import Key
 
-UNTRUSTED: Final = NOT_TRUSTED
-REMOVED: Final = "it was removed there by hand"
 NO_POLICY: Final = "its fetch policy is none, and nobody has asked for it there"
 WAITING: Final = "waiting for its turn"
 
@@ -176,7 +175,7 @@ class Reporter:
         """Whether a model that is not here will be fetched, and why it is not here."""
         state, policy = self._library.state(model), self._library.config.fetch
         if not model.trusted:
-            return False, UNTRUSTED
+            return False, NOT_TRUSTED
         lacking = shortfalls(model.manifest, hardware, missing_bytes=left_bytes)
         if state.removed:
             return False, REMOVED

@@ -10,6 +10,7 @@ from support.waiting import until
 
 from node.node_kit import OTHERS, THEM, MemoryPeer, World, file_of, hash_of, signed, world
 from peatnet.config import FetchPolicy, HardwareConfig
+from peatnet.deploy.orders import NOT_TRUSTED
 from peatnet.loader_settings import LoaderSettings
 from peatnet.models import ModelStatus
 from peatnet.net.node_status import (
@@ -19,7 +20,8 @@ from peatnet.net.node_status import (
     CommandReport,
     NodeStatus,
 )
-from peatnet.reporting import NO_POLICY, REMOVED, UNTRUSTED, UNTRUSTED_TOLD, WAITING, Reporter
+from peatnet.ordered import REMOVED
+from peatnet.reporting import NO_POLICY, UNTRUSTED_TOLD, WAITING, Reporter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +96,7 @@ async def test_a_model_comes_and_is_ready_and_loaded(tmp_path: Path) -> None:
             {"fetch": FetchPolicy.NONE, "hardware": SMALL},
             f"too little RAM: it needs 64000 MB, 512 are here; {NO_POLICY}",
         ),
-        ({"trusted": ()}, UNTRUSTED),
+        ({"trusted": ()}, NOT_TRUSTED),
     ],
 )
 async def test_a_model_that_will_not_come(
@@ -199,7 +201,7 @@ async def test_orders_are_told_newest_first_and_bounded(tmp_path: Path) -> None:
 
 async def test_refusals_of_strangers_are_told_last_and_put_out_nothing_else(tmp_path: Path) -> None:
     def refused(command_id: str) -> CommandReport:
-        return CommandReport(command_id, "m@1", CommandOutcome.REFUSED, UNTRUSTED)
+        return CommandReport(command_id, "m@1", CommandOutcome.REFUSED, NOT_TRUSTED)
 
     async with world(tmp_path / "here") as here:
         reporter = reporter_of(here)
