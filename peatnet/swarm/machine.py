@@ -40,6 +40,7 @@ from peatnet.swarm.picker import Picker
 from peatnet.swarm.settings import SwarmSettings
 from peatnet.swarm.sources import Ask, Life, Source, Turn
 from peatnet.swarm.timers import Timers
+from peatnet.swarm.timing import Crowd
 
 if TYPE_CHECKING:
     import random
@@ -84,6 +85,7 @@ class Swarm(Books):
         super().__init__(board, ledger)
         self._picker = Picker(board, ledger, settings, rng)
         self._timers = Timers()
+        self._crowd = Crowd(settings)
         self._allotter = Allotter(board, self._picker, self._timers)
         self._fallback = Fallback(settings)
         self._now = -math.inf
@@ -146,7 +148,7 @@ class Swarm(Books):
             )
         source = self._board.sources.get(event.source)
         if source is None:
-            source = Source(event.source, self._board.n_chunks, self._settings)
+            source = Source(event.source, self._board.n_chunks, self._settings, self._crowd)
         source.turn(Turn.JOINED)
         if source.life is Life.BANNED:
             self._actions.append(ev.Ban(source.name, "it was banned before"))
@@ -307,6 +309,7 @@ class Swarm(Books):
             if deadline > now:
                 self._timers.watch(deadline, source, index, ask)
             else:
+                source.pace.given_up(ask.asked, now)
                 self._take_back(source, index)
                 self._fail(source, index, ask, "no answer in time", now)
 

@@ -18,9 +18,10 @@ class SwarmSettings:
         tiers: which kinds of source may be asked at all; with HTTP alone there is no waiting for peers.
         fallback_after: how long peers may deliver nothing, or lack a chunk, before HTTP is asked.
         timeout_min: no request is given up sooner.
-        timeout_max: no request is waited for longer while another source could deliver the chunk.
+        timeout_max: no request is waited for longer while another source could deliver the chunk, unless all take long.
         timeout_first: what the first request to an unmeasured source gets; each one queued behind adds as much.
         timeout_slack: a request gets this many times what the source's pace makes us expect.
+        crowd_slack: it gets at least this many times what requests take at present, whoever is asked.
         extensions: how often a request that nobody else could take over is given more time, twice as much
             each time, before it counts as failed.
         guess: what a chunk from an unmeasured source is supposed to take.
@@ -45,6 +46,7 @@ class SwarmSettings:
     timeout_max: float = 60.0
     timeout_first: float = 15.0
     timeout_slack: float = 6.0
+    crowd_slack: float = 3.0
     extensions: int = 3
     guess: float = 1.0
     in_order: bool = False
@@ -73,6 +75,7 @@ class SwarmSettings:
             "guess",
             "horizon",
             "first_window",
+            "crowd_slack",
             "hedge_slack",
             "slow_factor",
             "trial",

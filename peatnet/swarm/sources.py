@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from peatnet.errors import LocalProtocolError
 from peatnet.swarm.availability import ChunkSet
 from peatnet.swarm.events import Tier
-from peatnet.swarm.timing import Pace
+from peatnet.swarm.timing import Crowd, Pace
 
 if TYPE_CHECKING:
     from peatnet.swarm.settings import SwarmSettings
@@ -110,6 +110,7 @@ class Source:
 
     __slots__ = (
         "_asks",
+        "_crowd",
         "_settings",
         "_struck_at",
         "avoid",
@@ -128,15 +129,16 @@ class Source:
         "trial_at",
     )
 
-    def __init__(self, name: str, n_chunks: int, settings: SwarmSettings) -> None:
+    def __init__(self, name: str, n_chunks: int, settings: SwarmSettings, crowd: Crowd) -> None:
         self._settings = settings
+        self._crowd = crowd
         self._asks = 0
         self._struck_at = 0
         self.name = name
         self.life = Life.NEW
         self.tier = Tier.PEER
         self.pipeline = 1
-        self.pace = Pace(settings)
+        self.pace = Pace(settings, crowd)
         self.has = ChunkSet(n_chunks)
         self.out: dict[int, Ask] = {}  # in the order they were asked
         self.avoid: set[int] = set()
@@ -169,7 +171,7 @@ class Source:
         """Start a life: nothing is remembered of an earlier one."""
         self.tier = tier
         self.pipeline = pipeline
-        self.pace = Pace(self._settings)
+        self.pace = Pace(self._settings, self._crowd)
         self.strikes = 0
         self.rest_until = self.trial_at = -math.inf
 
@@ -196,15 +198,17 @@ class Source:
 
     def patience(self, ahead: int) -> float:
         """How long to wait for a request behind `ahead` others; twice as long for each failure before."""
-        longest = self._settings.timeout_max
-        return min(self.pace.timeout(ahead) * 2.0**self.strikes, longest)
+        return min(self.pace.timeout(ahead) * 2.0**self.strikes, self.pace.longest)
 
     def deadline(self, ask: Ask) -> float:
         """When a request is overdue: what waits behind deliveries gets more time, up to a bound."""
         if ask.extended:
             return ask.deadline
         while_delivering = self.pace.last_delivery + self.patience(0)
-        return min(max(ask.deadline, while_delivering), ask.asked + self._settings.timeout_max)
+        # Others may have come meanwhile, and share what we can receive.
+        in_a_crowd = ask.asked + self._crowd.patience
+        latest = ask.asked + self.pace.longest
+        return min(max(ask.deadline, while_delivering, in_a_crowd), latest)
 
     def still_due(self, ask: Ask) -> float:
         """When a request is overdue: later, while the queue before it moves."""

@@ -8,6 +8,11 @@ work on several requests at once. Both are moving averages.
 The window is a time, not a number: requests that would wait longer than the horizon are not made yet. Whatever is
 asked for is decided, though what is rarest then may be known only later, and what one source was asked for no other
 is. So the horizon is short: as long as a source needs to be told of the next request, and some more.
+
+A request may take long though its source is fast: where many sources share the downloader's own link, each of them
+gets little of it. So what requests take here, whoever is asked, counts as well (`Crowd`): for sources that have
+delivered nothing yet, and for those that delivered before there were so many. Else a node with a thin link and twenty
+neighbors gives up most of what it asks for, shortly before it comes.
 """
 
 from __future__ import annotations
@@ -19,6 +24,31 @@ if TYPE_CHECKING:
     from peatnet.swarm.settings import SwarmSettings
 
 _WEIGHT = 0.25
+_CROWD_WEIGHT = 1 / 16
+
+
+class Crowd:
+    """What requests take in one download, over all of its sources."""
+
+    __slots__ = ("_response", "_settings")
+
+    def __init__(self, settings: SwarmSettings) -> None:
+        self._settings = settings
+        self._response = -1.0
+
+    def waited(self, seconds: float) -> None:
+        """So long did a request take, or was it waited for before it was given up."""
+        # What never comes must not make us wait longer and longer.
+        seconds = min(seconds, self._settings.timeout_max)
+        if self._response < 0:
+            self._response = seconds
+        else:
+            self._response += _CROWD_WEIGHT * (seconds - self._response)
+
+    @property
+    def patience(self) -> float:
+        """How long to wait for any request at the least; 0 before one has come to an end."""
+        return max(0.0, self._settings.crowd_slack * self._response)
 
 
 class Pace:
@@ -30,10 +60,11 @@ class Pace:
         last_delivery: when the last one came.
     """
 
-    __slots__ = ("_response", "_settings", "chunk_time", "last_delivery", "measured")
+    __slots__ = ("_crowd", "_response", "_settings", "chunk_time", "last_delivery", "measured")
 
-    def __init__(self, settings: SwarmSettings) -> None:
+    def __init__(self, settings: SwarmSettings, crowd: Crowd) -> None:
         self._settings = settings
+        self._crowd = crowd
         self._response = 0.0
         self.measured = False
         self.chunk_time = settings.guess
@@ -43,6 +74,7 @@ class Pace:
         """A chunk asked for at `asked` arrived."""
         last = self.last_delivery
         busy = now - max(last, asked)
+        self._crowd.waited(now - asked)
         if self.measured:
             self.chunk_time += _WEIGHT * (busy - self.chunk_time)
             self._response += _WEIGHT * (now - asked - self._response)
@@ -73,6 +105,10 @@ class Pace:
         wanted = chosen.hedge_slack * self.expected(ahead)
         return max(chosen.hedge_min, wanted)
 
+    def given_up(self, asked: float, now: float) -> None:
+        """A chunk asked for at `asked` did not arrive in time."""
+        self._crowd.waited(now - asked)
+
     def timeout(self, ahead: int) -> float:
         """How long to wait for a request that has `ahead` others before it."""
         chosen = self._settings
@@ -80,6 +116,12 @@ class Pace:
             wanted = chosen.timeout_slack * self.expected(ahead)
         else:
             wanted = chosen.timeout_first * (ahead + 1)
+        wanted = max(wanted, self._crowd.patience)
         if wanted < chosen.timeout_min:
             return chosen.timeout_min
-        return min(wanted, chosen.timeout_max)
+        return min(wanted, self.longest)
+
+    @property
+    def longest(self) -> float:
+        """How long to wait for a request at the most, while another source could deliver the chunk."""
+        return max(self._settings.timeout_max, self._crowd.patience)
