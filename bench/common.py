@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import statistics
 import sys
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 RESULTS = Path(__file__).resolve().parent / "results"
 GIB = 1024**3
@@ -183,10 +184,10 @@ def measure(
                 skipped[name] = str(exc)
                 _say(f"{name}: skipped: {exc}")
         for number in range(1, rounds + 1):
-            for name, run in runs.items():
+            for name in shuffled(runs, number):
                 os.sync()  # no row pays for what another one wrote
                 bystanders = Bystanders()
-                sample = run()
+                sample = runs[name]()
                 extras = {**sample.extras, "others_share": bystanders.share()}
                 sample = replace(sample, extras=extras)
                 counts = number > 1 or not bench.warm_up
@@ -202,7 +203,7 @@ def measure(
         "load": load,
         "size_bytes": size,
         "rounds": rounds,
-        "rows": [summary(name, bench.unit, runs) for name, runs in samples.items()],
+        "rows": [summary(name, bench.unit, samples[name]) for name in only if name in samples],
         "ratios": [
             ratio(above, below, samples)
             for above, below in bench.ratios
@@ -210,6 +211,13 @@ def measure(
         ],
         "skipped": skipped,
     }
+
+
+def shuffled(rows: Iterable[str], number: int) -> list[str]:
+    """The order of a round, another one in each: what a row leaves behind does not always meet the same row."""
+    order = list(rows)
+    random.Random(number).shuffle(order)
+    return order
 
 
 def summary(name: str, unit: str, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import common
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -50,6 +51,15 @@ def test_rows_are_interleaved_and_the_first_round_does_not_count(tmp_path: Path)
         assert row["median"] == sorted(row["runs"])[1]
         assert [row["min"], row["max"]] == [min(row["runs"]), max(row["runs"])]
     assert found["ratios"] == []
+
+
+def test_rows_change_places_from_round_to_round() -> None:
+    rows = [f"row-{number}" for number in range(6)]
+    orders = [common.shuffled(rows, number) for number in range(1, 9)]
+    assert all(sorted(order) == rows for order in orders)
+    before_the_first = {order[order.index("row-0") - 1] for order in orders}
+    assert len(before_the_first) > 2
+    assert orders == [common.shuffled(rows, number) for number in range(1, 9)]
 
 
 def test_a_whole_command_is_measured(tmp_path: Path) -> None:
