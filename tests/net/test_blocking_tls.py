@@ -137,6 +137,13 @@ def test_who_sends_nothing_is_given_up() -> None:
         received(both.client, 1, time.monotonic() + 0.1)
 
 
+def test_who_sends_at_full_speed_but_no_end_is_given_up() -> None:
+    with ends() as both:
+        both.sends(bytes(8 * MUCH))
+        with pytest.raises(PeerLost, match="too slowly"):
+            received(both.client, 8 * MUCH, time.monotonic() - 1.0)
+
+
 @pytest.mark.usefixtures("_looks_often")
 def test_who_takes_nothing_is_given_up() -> None:
     with ends() as both, pytest.raises(PeerLost, match="takes bytes too slowly"):

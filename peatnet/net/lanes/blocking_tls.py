@@ -1,8 +1,8 @@
 """TLS over a blocking socket, with the ciphertext of many records moved by one system call.
 
 The ssl module's own socket asks the kernel for each record by itself, twice: for its five-byte head, then for its at most
-16 KiB. Here TLS works on two buffers in memory, and the socket is read and written in pieces of many records. That is
-a fifth less CPU at both ends of a lane together, and a quarter more bytes a second on loopback.
+16 KiB. Here TLS works on two buffers in memory, and the socket is read and written in pieces of many records. What
+that is worth is in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ MUCH = 256 * 1024
 WAKE_FOR = 64 * 1024
 # Of what is still to come, so much may be here already: a record that is not whole yet.
 UNFINISHED = 20 * 1024
-# With less than this in one go, the clock is looked at: one record, less what TLS adds to it.
-TRICKLE = 8 * 1024
 
 
 class BlockingTls:
@@ -65,11 +63,8 @@ class BlockingTls:
                 break
             except ssl.SSLWantReadError:
                 self._sock.settimeout(max(0.001, deadline - time.monotonic()))
-                try:
-                    self._flush(deadline)
-                    self._take_in()
-                except TimeoutError:
-                    raise PeerLost("no TLS: the peer takes too long") from None
+                self._flush(deadline)
+                self._take_in()
             except (ssl.SSLError, ValueError) as exc:
                 raise PeerLost(f"no TLS: {exc}") from exc
             if time.monotonic() > deadline:
@@ -128,32 +123,30 @@ class BlockingTls:
     def _wait_for_more(self, deadline: float) -> None:
         if self._outgoing.pending:  # TLS has something to say of its own accord
             self._flush(deadline)
-        got = 0
-        while not got:
-            with contextlib.suppress(TimeoutError):
-                got = self._take_in()
-            # A peer that trickles is looked at as often as one that is silent, one at full speed hardly ever.
-            if got < TRICKLE and time.monotonic() > deadline:
+        arrived = False
+        while not arrived:
+            arrived = self._take_in()
+            # Also where something came: records without data, or a byte at a time, must not hold the thread for ever.
+            if time.monotonic() > deadline:
                 raise PeerLost("the peer sends too slowly")
 
-    def _take_in(self) -> int:
-        """Take in what the socket has, at least a byte.
+    def _take_in(self) -> bool:
+        """Take in what the socket has; False where nothing came for as long as the socket waits.
 
         Raises:
             PeerLost: the connection broke or ended.
-            TimeoutError: nothing came for as long as the socket waits.
         """
         try:
             got = self._sock.recv_into(self._raw)
         except TimeoutError:
-            raise
+            return False
         except OSError as exc:
             raise PeerLost(f"the lane broke: {exc}") from exc
         if not got:
             raise PeerLost("the lane ended")
         self._incoming.write(self._raw[:got])
         self._needs_more = False
-        return got
+        return True
 
     def send(self, data: Buffer, deadline: float) -> None:
         """Send all of it.
@@ -180,9 +173,8 @@ class BlockingTls:
         position = 0
         while position < len(view):
             try:
-                position += self._sock.send(view[position:])
-            except TimeoutError:
-                pass
+                with contextlib.suppress(TimeoutError):
+                    position += self._sock.send(view[position:])
             except OSError as exc:
                 raise PeerLost(f"the lane broke: {exc}") from exc
             if position < len(view) and time.monotonic() > deadline:
