@@ -185,11 +185,12 @@ class Swarm(Books):
         is_peer = source.tier is ev.Tier.PEER
         ask = source.out.get(index)
         source.delivered(ask, now)
-        if ask is None:
-            if source.life is Life.ALIVE:
-                board.wake(source)
-        elif is_peer:
-            board.pace(source.pace.chunk_time)
+        if ask is not None:
+            self._crowd.waited(now - ask.asked)
+            if is_peer:
+                board.pace(source.pace.chunk_time)
+        elif source.life is Life.ALIVE:
+            board.wake(source)
         askers = board.obtain(index)
         if askers is None:
             self._ledger.came_twice(index)
@@ -309,7 +310,7 @@ class Swarm(Books):
             if deadline > now:
                 self._timers.watch(deadline, source, index, ask)
             else:
-                source.pace.given_up(ask.asked, now)
+                self._crowd.waited(now - ask.asked)
                 self._take_back(source, index)
                 self._fail(source, index, ask, "no answer in time", now)
 

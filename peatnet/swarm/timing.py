@@ -74,7 +74,6 @@ class Pace:
         """A chunk asked for at `asked` arrived."""
         last = self.last_delivery
         busy = now - max(last, asked)
-        self._crowd.waited(now - asked)
         if self.measured:
             self.chunk_time += _WEIGHT * (busy - self.chunk_time)
             self._response += _WEIGHT * (now - asked - self._response)
@@ -104,10 +103,6 @@ class Pace:
             return chosen.timeout_first
         wanted = chosen.hedge_slack * self.expected(ahead)
         return max(chosen.hedge_min, wanted)
-
-    def given_up(self, asked: float, now: float) -> None:
-        """A chunk asked for at `asked` did not arrive in time."""
-        self._crowd.waited(now - asked)
 
     def timeout(self, ahead: int) -> float:
         """How long to wait for a request that has `ahead` others before it."""
