@@ -22,8 +22,9 @@ from node.node_kit import (
     withdrawal_of,
     world,
 )
+from peatnet import fetching
 from peatnet import library as library_module
-from peatnet.blobs import ChunkTable, Database
+from peatnet.blobs import ChunkTable, Database, hash_file
 from peatnet.config import FetchPolicy
 from peatnet.errors import DiskFull, IntegrityError, InUse, NoSource, PeatnetError
 from peatnet.keeper import PARALLEL_FETCHES
@@ -438,4 +439,29 @@ async def test_a_full_disk_does_not_end_the_node(
         await until(lambda: here.library.states.intents() == [] or here.keeper.wake())  # type: ignore[func-returns-value]  # wakes it, and goes on
         here.keeper._retries.done(next(iter(here.keeper._retries._retries)))
         here.keeper.wake()
+        await until(lambda: here.status("m") == "ready")
+
+
+async def test_the_publisher_alone_is_asked_until_it_has_sent_a_chunk(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "HEAD_START", 1000.0)
+    size, chunk = 4 * 1024 * 1024, 1024 * 1024
+    path = make_model(tmp_path / "of-four-chunks.safetensors", size, 1)
+    one_chunk, rest = trio.Event(), trio.Event()
+    publisher, other = MemoryPeer(str(THEM.peer_id), gate=one_chunk), MemoryPeer("other")
+    for peer in (publisher, other):
+        peer.add(path)
+        peer.tables[hash_of(path)] = hash_file(
+            path, chunk_size=chunk
+        ).table  # the one that is signed
+    async with world(root, publisher, other) as here:
+        await here.hear(signed(path, "m"))
+        await until(lambda: publisher.asked == 2)  # for the table, and for chunks
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert other.asked == 0
+        publisher.gate = rest
+        one_chunk.set()
+        await until(lambda: other.asked)
+        rest.set()
         await until(lambda: here.status("m") == "ready")

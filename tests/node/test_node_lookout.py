@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from node.node_kit import MemoryPeer, World, file_of, signed, world
 from peatnet.config import FetchPolicy
 from peatnet.deploy.fleet import EVERY, EXPIRE
 from peatnet.errors import Ambiguous, NotFound, UsageError
-from peatnet.lookout import Lookout
+from peatnet.lookout import PAUSE_FETCHING, Lookout
 from peatnet.net.node_status import MAX_STATUS, CommandOutcome, CommandReport, NodeStatus
 from peatnet.reporting import Reporter
 from peatnet.views import NodeChanged
@@ -239,6 +240,29 @@ async def test_changes_are_told_soon_and_not_often(tmp_path: Path, autojump_cloc
         assert told.commands[0] == {
             "command_id": "c-39", "model": "m@1", "outcome": "done", "reason": None,
         }  # fmt: skip
+
+
+async def test_who_fetches_speaks_at_moments_of_its_own(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    air, path = Air(), file_of(tmp_path)
+    peer = MemoryPeer("holder", gate=trio.Event())
+    peer.add(path)
+    async with (
+        member(tmp_path, air, "one"),
+        member(tmp_path, air, "fetcher", peer, fetch=FetchPolicy.ALL) as fetcher,
+    ):
+        await trio.sleep(15)
+        await fetcher.world.hear(signed(path, "m"))
+        fetcher.reporter.changed()
+        await until(lambda: fetcher.reporter.busy)
+        busy_since = trio.current_time() + PAUSE_FETCHING
+        await trio.sleep(12 * PAUSE_FETCHING)
+        times = [at for at, who in air.words if who == fetcher.peer_id and at >= busy_since]
+        pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert len(pauses) >= 5
+        assert min(pauses) >= PAUSE_FETCHING
+        assert max(pauses) - min(pauses) > 0.1 * PAUSE_FETCHING
 
 
 async def test_a_node_for_one_task_hears_and_says_nothing(
