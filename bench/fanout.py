@@ -136,6 +136,9 @@ def _settle(fleet: Fleet, hosts: int) -> None:
             return
         before = used
         time.sleep(SETTLE_LOOK)
+    print(
+        f"fanout: the members did not come to rest within {SETTLE_TIMEOUT:.0f} s", file=sys.stderr
+    )
 
 
 def _deliver(fleet: Fleet, lab: Lab, fault: Fault, job: Job) -> Sample:

@@ -119,9 +119,8 @@ class _Search:
         self.lane: LaneSocket | None = None
         self.reason = useless
         self.found = trio.Event()
-        self.offered = (
-            trio.Event()
-        )  # a lane, or it is known that there is none; within the time that asking may take
+        # A lane is offered, or known not to be; within the time that asking may take.
+        self.offered = trio.Event()
         self.first_try = trio.Event()  # it is over
         self._client = client
 
