@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
 MIB = 1024 * 1024
+
+_code = ContextVar("code", default=ROOT)  # the checkout whose peatnet is run
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LOOK_EVERY = 0.02
@@ -117,6 +120,16 @@ class Child:
 
 
 @contextmanager
+def code_of(root: Path) -> Iterator[None]:
+    """What is started in this context runs the code of another checkout, where it runs peatnet at all."""
+    token = _code.set(root)
+    try:
+        yield
+    finally:
+        _code.reset(token)
+
+
+@contextmanager
 def running(arguments: Sequence[str | Path], scratch: Path) -> Iterator[Child]:
     """This Python with these arguments, ended when the context is left.
 
@@ -132,7 +145,7 @@ def running(arguments: Sequence[str | Path], scratch: Path) -> Iterator[Child]:
             stdout=subprocess.PIPE,
             stderr=stack.enter_context(log.open("wb")),
             text=True,
-            cwd=ROOT,
+            cwd=_code.get(),
             env=environment(),
         )
         child = Child(process, log)
@@ -154,7 +167,7 @@ def finish(arguments: Sequence[str | Path], scratch: Path) -> Finished:
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            cwd=ROOT,
+            cwd=_code.get(),
             env=environment(),
         )
         rss_mib = _watch(process.pid)

@@ -68,6 +68,14 @@ def peatnet(*, lane: bool, sha256: bool) -> Opener:
     return open_row
 
 
+COLUMNS = {
+    "source_cpu_s_per_gib": "source CPU s/GiB",
+    "sink_cpu_s_per_gib": "sink CPU s/GiB",
+    "source_rss_mib": "source peak MiB",
+    "sink_rss_mib": "sink peak MiB",
+    "sync_s": "sync s",
+}
+
 BENCH = Bench(
     name="throughput",
     about="One file, one source process, one sink process, loopback.",
@@ -86,13 +94,7 @@ BENCH = Bench(
         ("peatnet-stream", "bare-libp2p-stream"),
         ("peatnet-stream", "bare-libp2p-stream-disk"),
     ],
-    columns={
-        "source_cpu_s_per_gib": "source CPU s/GiB",
-        "sink_cpu_s_per_gib": "sink CPU s/GiB",
-        "source_rss_mib": "source peak MiB",
-        "sink_rss_mib": "sink peak MiB",
-        "sync_s": "sync s",
-    },
+    columns=COLUMNS,
 )
 
 if __name__ == "__main__":

@@ -156,3 +156,29 @@ def test_a_wrong_option_is_refused(arguments: list[str], complaint: str) -> None
     assert ran.returncode == 2
     assert complaint in ran.stderr
     assert ran.stdout == ""
+
+
+def test_two_revisions_are_measured_side_by_side(tmp_path: Path) -> None:
+    found = report(
+        "revisions", tmp_path / "out.json", "--size", "1MiB", "--rounds", "2", "--only", "here,HEAD"
+    )
+    assert [row["name"] for row in found["rows"]] == ["here", "HEAD"]
+    assert [each["name"] for each in found["ratios"]] == ["here / HEAD"]
+
+
+def test_a_revision_that_does_not_exist_is_skipped_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REVISION", "no-such-thing")
+    found = report(
+        "revisions",
+        tmp_path / "out.json",
+        "--size",
+        "1MiB",
+        "--rounds",
+        "2",
+        "--only",
+        "no-such-thing",
+    )
+    assert found["rows"] == []
+    assert "no-such-thing" in found["skipped"]["no-such-thing"]
