@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -74,21 +75,30 @@ def ready_sink(source: Child, arguments: Sequence[str | Path], job: Job) -> Iter
 
 
 def back_memory(size: int, folder: Path) -> None:
-    """Have the machine hold twice so many bytes of free memory that are really there.
+    """Have the machine hold so many bytes of free memory, and half as much again, that are really there.
 
     A virtual machine often gets its memory from the host page by page, when it is first used, and gives free pages back
     after seconds. A write to fresh page cache then costs several times what it costs with pages that somebody
-    has just let go of: which of the two a row meets would depend on the row before it, and on how long its own
-    processes take to start. So all rows meet the latter: a file is written and taken away.
+    has just let go of: which of the two a row meets would depend on the row before it, and on the moment at which
+    pages are given back. But what is given back are whole blocks, of 2 MiB on Linux. So two files are written in turns,
+    and one of them is taken away: what it leaves lies between what the other one keeps, as long as the bench lasts, and
+    stays.
 
     Args:
         size: bytes.
-        folder: on the file system that will be written to.
+        folder: of the bench, on the file system that will be written to.
     """
+    keeper = folder / "keeps-memory"
+    wanted = size + size // 2
+    kept = keeper.stat().st_size if keeper.exists() else 0
+    if kept >= wanted:
+        return
     piece = bytes(PIECE)
-    with NamedTemporaryFile(dir=folder, buffering=0) as file:
-        for _ in range(2 * size // PIECE + 1):
+    with keeper.open("ab", buffering=0) as kept_file, TemporaryFile(dir=folder, buffering=0) as file:
+        for _ in range(kept, wanted, PIECE):
+            kept_file.write(piece)
             file.write(piece)
+        os.fsync(kept_file.fileno())
 
 
 def check_file(sent: Path, path: Path) -> None:
