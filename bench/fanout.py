@@ -28,6 +28,7 @@ from fleet import MIB, SOURCE, Delivery, Fleet, Start
 from libtorrent_fleet import LibtorrentFleet, make_torrent
 from machine import Bystanders
 from netlab import Lab, check, laboratory
+from pairs import back_memory
 from peatnet_fleet import MODEL, PeatnetFleet
 from processes import finish
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 RATE = int(os.environ.get("FANOUT_RATE", "100000000"))
 """Bits a second. Another rate is for a machine that is too busy for this one; results name it."""
+MEMBER = 128 * MIB
+"""What a member needs for itself, about; memory for it is made ready before, as for its file."""
 LOOK_EVERY = 0.1
 READY_TIMEOUT = 120.0
 # Before the start the members must have come to rest: so little of a core each, over so many seconds.
@@ -109,6 +112,7 @@ class Case:
     def run(self, opened: OpenFleet, job: Job) -> Sample:
         """One delivery, from an empty network to an empty network."""
         fault = self.fault()
+        back_memory(self.sinks * (job.size + MEMBER), job.scratch)
         with (
             TemporaryDirectory(dir=job.scratch) as name,
             laboratory(self.sinks + 1, RATE) as lab,

@@ -94,7 +94,10 @@ def back_memory(size: int, folder: Path) -> None:
     if kept >= wanted:
         return
     piece = bytes(PIECE)
-    with keeper.open("ab", buffering=0) as kept_file, TemporaryFile(dir=folder, buffering=0) as file:
+    with (
+        keeper.open("ab", buffering=0) as kept_file,
+        TemporaryFile(dir=folder, buffering=0) as file,
+    ):
         for _ in range(kept, wanted, PIECE):
             kept_file.write(piece)
             file.write(piece)

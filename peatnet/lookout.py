@@ -281,18 +281,26 @@ class Lookout:
             await network.tell_status(status)
             crowd = self._fleet.count_seen(trio.current_time())
             pause = max(PAUSE, len(status.encode()) / TALK_RATE, crowd / FLEET_RATE)
-            if self._reporter.busy:
-                pause = max(pause, PAUSE_FETCHING, min(EVERY, crowd / PROGRESS_RATE))
-                # Who began to fetch at the same moment shall not go on talking at the same moments.
-                pause *= self._rng.uniform(1.0, 1.5)
             await trio.sleep(pause)
+            if not self._reporter.busy:
+                # In a fleet of many hundreds the pause alone is longer than that.
+                rest = max(0.0, EVERY * self._rng.uniform(0.9, 1.1) - pause)
+                with trio.move_on_after(rest):
+                    await self._due.wait()
+                    await trio.sleep(COALESCE)
             if self._reporter.busy:
-                continue
-            # In a fleet of many hundreds the pause alone is longer than that.
-            rest = max(0.0, EVERY * self._rng.uniform(0.9, 1.1) - pause)
-            with trio.move_on_after(rest):
-                await self._due.wait()
-                await trio.sleep(COALESCE)
+                # A fetch has just begun, or goes on; in a fleet, everywhere at the same time. That is not urgent, and
+                # each speaks at a moment of its own. Its end is: it is told as soon as it has come.
+                unhurried = max(PAUSE_FETCHING, min(EVERY, crowd / PROGRESS_RATE))
+                with trio.move_on_after(unhurried * self._rng.uniform(0.75, 1.25)):
+                    await self._idle()
+
+    async def _idle(self) -> None:
+        """Wait until nothing is being fetched."""
+        while self._reporter.busy:
+            self._due = trio.Event()
+            await self._due.wait()
+            await trio.sleep(COALESCE)
 
     async def _greet_others(self) -> None:
         """Speak soon after meeting somebody, who may know nothing of us; not all nodes at once."""

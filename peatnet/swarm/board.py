@@ -51,6 +51,7 @@ class Board:
         # Nobody is slow to whom one request at a time is enough to do what the horizon allows.
         self._slow_least = max(settings.horizon, settings.guess)
         self.partial = 0
+        self.contested = False  # a holder has put off a chunk: others download from it
         self.overdue: dict[int, None] = {}  # asked once, and that takes longer than it should
         self.hungry: dict[Source, None] = {}  # in the order in which they became so
         self.starved: dict[Source, None] = {}

@@ -211,6 +211,7 @@ class Swarm(Books):
     def _on_deferred(self, event: ev.ChunkDeferred, now: float) -> None:
         source = self._source_and_index(event)
         if event.index in source.out:
+            self._board.contested = True
             self._board.retire(source, event.index)
             source.defer(event.index, now + self._settings.defer)
 

@@ -4,9 +4,10 @@ In this order:
 
 1. A chunk that is *overdue* elsewhere by that source's own measured pace: the hedge.
 2. The rarest wanted chunk that the source has, did not fail before and did not put off. Among equals at random: that
-   is what spreads chunks among those who download together. While no peer is still filling up there is nobody to spread
-   them among, and one of the first few is taken: a blob that fills from its beginning can be hashed as a whole
-   meanwhile. With `in_order`, the first one, however many have it.
+   is what spreads chunks among those who download together. While no peer is still filling up, and no holder has put off
+   anything (which it does for others' sake), there is nobody to spread them among, and one of the first few is
+   taken: a blob that fills from its beginning can be hashed as a whole meanwhile. With `in_order`, the first one,
+   however many have it.
 3. A chunk it failed, when nobody else is left to try; one it put off, when it has nothing else to do.
 4. In the *endgame*, when every missing chunk is asked of somebody, a chunk that would come sooner from here.
 
@@ -120,7 +121,7 @@ class Picker:
         if self._settings.in_order:
             return (candidates & -candidates).bit_length() - 1
         rarest = self._board.rarity.rarest(candidates)
-        among = None if self._board.partial else IN_ORDER_AMONG
+        among = None if self._board.partial or self._board.contested else IN_ORDER_AMONG
         if self._ahead == 1:
             return pick_one(rarest, self._rng, among=among)
         found = choose(rarest, self._ahead, self._rng, among=among)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -152,12 +153,17 @@ class MemoryPeers:
 
 @dataclass
 class World:
-    """A library and a keeper that runs."""
+    """A library and a keeper that runs.
+
+    Attributes:
+        on_change: called when a fetch of a model begins or ends.
+    """
 
     library: Library
     keeper: Keeper
     peers: MemoryPeers
     blobs: list[Hash]
+    on_change: list[Callable[[], None]]
 
     async def hear(self, *envelopes: bytes) -> None:
         """Take records in, as from the network."""
@@ -194,19 +200,24 @@ async def world(
     """A data directory that is worked in for as long as the context lasts."""
     settings = {"trusted_publishers": [str(keys.peer_id) for keys in trusted]} | changes
     with open_library(config_of(root, **settings)) as library:
-        network, blobs = MemoryPeers(*peers), list[Hash]()
+        network, blobs, on_change = MemoryPeers(*peers), list[Hash](), list[Callable[[], None]]()
+
+        def changed(_: Model) -> None:
+            for callback in on_change:
+                callback()
+
         keeper = Keeper(
             library,
             network,
             random.Random(0),
             lasting=lasting,
-            on_change=lambda _: None,
+            on_change=changed,
             on_blob=blobs.append,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(keeper.run)
             try:
-                yield World(library, keeper, network, blobs)
+                yield World(library, keeper, network, blobs, on_change)
             finally:
                 nursery.cancel_scope.cancel()
 

@@ -17,7 +17,7 @@ from node.node_kit import MemoryPeer, World, file_of, signed, world
 from peatnet.config import FetchPolicy
 from peatnet.deploy.fleet import EVERY, EXPIRE
 from peatnet.errors import Ambiguous, NotFound, UsageError
-from peatnet.lookout import PAUSE_FETCHING, Lookout
+from peatnet.lookout import COALESCE, PAUSE, PAUSE_FETCHING, Lookout
 from peatnet.net.node_status import MAX_STATUS, CommandOutcome, CommandReport, NodeStatus
 from peatnet.reporting import Reporter
 from peatnet.views import NodeChanged
@@ -115,6 +115,7 @@ async def member(
     given = {"name": name, "fetch": FetchPolicy.NONE} | changes
     async with world(root / name, *peers, **given) as here, trio.open_nursery() as nursery:
         reporter, events = Reporter(here.library, here.keeper), list[NodeChanged]()
+        here.on_change.append(reporter.changed)
         before = len(air.words)
         voice = Voice(air, here.library.identity.peer_id, before)
         lookout = Lookout(
@@ -245,16 +246,15 @@ async def test_changes_are_told_soon_and_not_often(tmp_path: Path, autojump_cloc
 async def test_who_fetches_speaks_at_moments_of_its_own(
     tmp_path: Path, autojump_clock: object
 ) -> None:
-    air, path = Air(), file_of(tmp_path)
-    peer = MemoryPeer("holder", gate=trio.Event())
+    air, path, gate = Air(), file_of(tmp_path), trio.Event()
+    peer = MemoryPeer("holder", gate=gate)
     peer.add(path)
     async with (
-        member(tmp_path, air, "one"),
+        member(tmp_path, air, "one") as one,
         member(tmp_path, air, "fetcher", peer, fetch=FetchPolicy.ALL) as fetcher,
     ):
         await trio.sleep(15)
         await fetcher.world.hear(signed(path, "m"))
-        fetcher.reporter.changed()
         await until(lambda: fetcher.reporter.busy)
         busy_since = trio.current_time() + PAUSE_FETCHING
         await trio.sleep(12 * PAUSE_FETCHING)
@@ -263,6 +263,11 @@ async def test_who_fetches_speaks_at_moments_of_its_own(
         assert len(pauses) >= 5
         assert min(pauses) >= PAUSE_FETCHING
         assert max(pauses) - min(pauses) > 0.1 * PAUSE_FETCHING
+        # Its end is not one of these moments.
+        gate.set()
+        await until(lambda: not fetcher.reporter.busy)
+        await trio.sleep(PAUSE + 2 * COALESCE)
+        assert (await one.node("fetcher")).models[0]["status"] == "ready"
 
 
 async def test_a_node_for_one_task_hears_and_says_nothing(

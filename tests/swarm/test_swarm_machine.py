@@ -10,6 +10,7 @@ from peatnet.swarm import (
     Cancel,
     ChunkArrived,
     ChunkCorrupt,
+    ChunkDeferred,
     ChunkFailed,
     ChunkFound,
     Done,
@@ -71,6 +72,17 @@ def test_beside_others_that_fill_up_the_order_is_random() -> None:
     swarm = make(1000, first_window=8)
     join(swarm, "partial", 999)
     assert max(requests(join(swarm, "full"))) > 8 + IN_ORDER_AMONG
+
+
+def test_where_a_holder_puts_off_for_others_chunks_are_spread_though_none_of_them_is_known() -> (
+    None
+):
+    swarm = make(1000)
+    asked = requests(join(swarm, "full"))
+    assert max(asked) < 8 + IN_ORDER_AMONG
+    for index in asked:
+        swarm.handle(ChunkDeferred("full", index), 0.1)
+    assert max(view_out(swarm, "full")) > 8 + IN_ORDER_AMONG
 
 
 def test_the_rarest_chunk_goes_first() -> None:
