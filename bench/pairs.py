@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+import psutil
 from blake3 import blake3
 from common import GIB, Job, Sample
 from processes import Child, running
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Take = Callable[[str], Sample]
 PIECE = 1024 * 1024
 SLOWEST = 1e6  # bytes a second, below which a run is given up
+MOST_OF_MEMORY = 4  # no more than a quarter of it is made ready
 
 
 class Ends:
@@ -75,7 +77,7 @@ def ready_sink(source: Child, arguments: Sequence[str | Path], job: Job) -> Iter
 
 
 def back_memory(size: int, folder: Path) -> None:
-    """Have the machine hold so many bytes of free memory, and half as much again, that are really there.
+    """Have the machine hold so many bytes of free memory, and half as much again where it has that, that are really there.
 
     A virtual machine often gets its memory from the host page by page, when it is first used, and gives free pages back
     after seconds. A write to fresh page cache then costs several times what it costs with pages that somebody
@@ -89,7 +91,7 @@ def back_memory(size: int, folder: Path) -> None:
         folder: of the bench, on the file system that will be written to.
     """
     keeper = folder / "keeps-memory"
-    wanted = size + size // 2
+    wanted = min(size + size // 2, psutil.virtual_memory().total // MOST_OF_MEMORY)
     kept = keeper.stat().st_size if keeper.exists() else 0
     if kept >= wanted:
         return
