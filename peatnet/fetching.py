@@ -353,7 +353,9 @@ class BlobFetch:
                     await download.changed()
         while self._peers is not None:
             stirred = self._stirring.event
-            for peer_id in sorted(self._peers.connected - self._search.liars):
+            others = sorted(self._peers.connected - self._search.liars)
+            self._rng.shuffle(others)  # or a fleet that begins together would ask one node first
+            for peer_id in others:
                 download.add_source(self._peers.source(peer_id))
             with trio.move_on_after(LOOK_AROUND):
                 await stirred.wait()
