@@ -1,8 +1,8 @@
 """The lookout: tells the others how this node is, hears how they are, and remembers who they are.
 
-A node speaks when something has changed, soon after it has met somebody new, and now and then in any case. How often
-at most depends on what there is to say and on how many nodes there are, so that a fleet's talk stays the same small
-part of its links, however large it is.
+A node speaks when something has changed with it, soon after it has met somebody new or heard of a model, and now and
+then in any case. How often at most depends on what there is to say and on how many nodes there are, so that a fleet's
+talk stays the same small part of its links, however large it is.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ PAUSE_FETCHING: Final = 2.0
 TALK_RATE: Final = 4096.0
 PROGRESS_RATE: Final = 2.0
 FLEET_RATE: Final = 40.0
-# A new connection is part of the gossip within about a second.
-GREET_AFTER: Final = 1.0
+# What is not urgent is told after so many seconds at the soonest. A new connection is part of the gossip by then.
+SOON: Final = 1.0
 # Who comes and who goes is on disk soon; that the others were seen again need not wear out a flash card.
 SAVE_EVERY: Final = 600.0
 SAVE_SOON: Final = 2.0
@@ -106,7 +106,7 @@ class Lookout:
         self._fleet = Fleet(self._table.load(trio.current_time(), time.time()))
         self._changed = Stirring()
         self._due = trio.Event()
-        self._greet = trio.Event()
+        self._unhurried = trio.Event()
         self._to_save = trio.Event()
         self._unsaved: set[str] = set()
         self._gone: set[str] = set()
@@ -226,20 +226,20 @@ class Lookout:
         if heard.new:
             log.info("node seen", name=heard.node.name, peer=peer_id)
             self._tell(NodeChanged(peer_id, heard.node.name, seen=True))
-            self._greet.set()
+            self._unhurried.set()
             self._to_save.set()
         if heard.new or before is None or before.status != status:
             self._changed.stir()
 
     def _peer_changed(self, peer_id: str, *, connected: bool) -> None:
         if connected:
-            self._greet.set()
+            self._unhurried.set()
         else:
             self._fleet.lost(peer_id)
             self._changed.stir()  # it may expire sooner now
 
-    def _own_change(self) -> None:
-        self._due.set()
+    def _own_change(self, *, urgent: bool) -> None:
+        (self._due if urgent else self._unhurried).set()
         self._changed.stir()
 
     # What it does by itself
@@ -252,7 +252,7 @@ class Lookout:
         async with trio.open_nursery() as nursery:
             if not self._silent:
                 nursery.start_soon(self._speak, self._network)
-                nursery.start_soon(self._greet_others)
+                nursery.start_soon(self._speak_unhurriedly)
             nursery.start_soon(self._notice_absence)
             nursery.start_soon(self._save_now_and_then)
             task_status.started()
@@ -302,13 +302,17 @@ class Lookout:
             await self._due.wait()
             await trio.sleep(COALESCE)
 
-    async def _greet_others(self) -> None:
-        """Speak soon after meeting somebody, who may know nothing of us; not all nodes at once."""
+    async def _speak_unhurriedly(self) -> None:
+        """Speak soon, not all nodes at once.
+
+        So after meeting somebody, who may know nothing of us; and when a record has come, which all nodes have at
+        the same time.
+        """
         while True:
-            await self._greet.wait()
+            await self._unhurried.wait()
             crowd = self._fleet.count_seen(trio.current_time()) / FLEET_RATE
-            await trio.sleep(GREET_AFTER + self._rng.uniform(0.0, GREET_AFTER + crowd))
-            self._greet = trio.Event()
+            await trio.sleep(SOON + self._rng.uniform(0.0, SOON + crowd))
+            self._unhurried = trio.Event()
             self._due.set()
 
     async def _notice_absence(self) -> None:

@@ -458,7 +458,7 @@ class Node:
     def _record_changed(self, record: Record) -> None:
         self._keeper.wake()
         self._executor.wake()
-        self.reporter.changed()
+        self.reporter.changed(urgent=False)
         if record.type in {RecordType.MANIFEST, RecordType.WITHDRAWAL}:
             model_id, _, version = record.key.partition("@")
             kind = "withdrawn" if record.type is RecordType.WITHDRAWAL else "available"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from heapq import nlargest
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -25,7 +25,7 @@ from peatnet.ordered import REMOVED
 from peatnet.targets import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from peatnet.blobs import Hash
     from peatnet.deploy.hardware import Hardware
@@ -55,6 +55,14 @@ def hardware_report(hardware: Hardware) -> HardwareReport:
     )
 
 
+class OnChange(Protocol):
+    """Told that the node's status is another than before."""
+
+    def __call__(self, *, urgent: bool) -> None:
+        """Hear of it; must not block or raise."""
+        ...
+
+
 class Reporter:
     """Makes the node's status.
 
@@ -63,7 +71,7 @@ class Reporter:
         keeper: its fetches.
 
     Attributes:
-        on_change: called when there is something new to tell.
+        on_change: called when there is something new to tell, and whether anybody waits for it.
     """
 
     def __init__(self, library: Library, keeper: Keeper) -> None:
@@ -72,7 +80,7 @@ class Reporter:
         self._outcomes: OrderedDict[str, CommandReport] = OrderedDict()
         # Apart from the others, since what strangers order must not put those out.
         self._strange: OrderedDict[str, CommandReport] = OrderedDict()
-        self.on_change: list[Callable[[], None]] = []
+        self.on_change: list[OnChange] = []
 
     # Orders: what the executor of commands says here is told to all
 
@@ -93,10 +101,14 @@ class Reporter:
         """What was told of commands, the newest first; refusals of strangers' commands come last."""
         return [*reversed(self._outcomes.values()), *reversed(self._strange.values())]
 
-    def changed(self) -> None:
-        """There is something new to tell: of a model, of trust, of what is in service."""
+    def changed(self, *, urgent: bool = True) -> None:
+        """There is something new to tell: of a model, of trust, of what is in service.
+
+        Args:
+            urgent: somebody may wait for it. Not so where all nodes have the same news at the same time.
+        """
         for callback in self.on_change:
-            callback()
+            callback(urgent=urgent)
 
     # The status
 

@@ -171,7 +171,9 @@ class Network:
         return taken.outcome in {Outcome.ACCEPTED, Outcome.DUPLICATE}
 
     async def _take_from_sync(self, peer_id: str, envelopes: list[bytes]) -> None:
-        await self._take(peer_id, envelopes)
+        results = await self._take(peer_id, envelopes)
+        if any(taken.outcome is Outcome.ACCEPTED for taken in results):
+            self._presence_due.set()  # the others may lack it as we did; whoever gossips a record tells all
 
     async def _take(self, peer_id: str, envelopes: list[bytes]) -> list[Taken]:
         results = await self._keeper.take(envelopes)
@@ -184,8 +186,6 @@ class Network:
                 log.debug(
                     "record ignored", outcome=taken.outcome, key=taken.record.key, peer=peer_id
                 )
-        if any(taken.outcome is Outcome.ACCEPTED for taken in results):
-            self._presence_due.set()
         return results
 
     def _presence_changed(self) -> None:

@@ -17,7 +17,7 @@ from node.node_kit import MemoryPeer, World, file_of, signed, world
 from peatnet.config import FetchPolicy
 from peatnet.deploy.fleet import EVERY, EXPIRE
 from peatnet.errors import Ambiguous, NotFound, UsageError
-from peatnet.lookout import COALESCE, PAUSE, PAUSE_FETCHING, Lookout
+from peatnet.lookout import COALESCE, PAUSE, PAUSE_FETCHING, SOON, Lookout
 from peatnet.net.node_status import MAX_STATUS, CommandOutcome, CommandReport, NodeStatus
 from peatnet.reporting import Reporter
 from peatnet.views import NodeChanged
@@ -119,7 +119,7 @@ async def member(
         before = len(air.words)
         voice = Voice(air, here.library.identity.peer_id, before)
         lookout = Lookout(
-            here.library, voice, reporter, random.Random(1), events.append, silent=silent
+            here.library, voice, reporter, random.Random(name), events.append, silent=silent
         )
         air.join(voice)
         await nursery.start(lookout.run)
@@ -241,6 +241,36 @@ async def test_changes_are_told_soon_and_not_often(tmp_path: Path, autojump_cloc
         assert told.commands[0] == {
             "command_id": "c-39", "model": "m@1", "outcome": "done", "reason": None,
         }  # fmt: skip
+
+
+async def test_what_all_hear_at_once_is_told_soon_and_not_by_all_at_once(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    air = Air()
+    async with (
+        member(tmp_path, air, "one") as one,
+        member(tmp_path, air, "two") as two,
+        member(tmp_path, air, "three") as three,
+    ):
+        everybody = one, two, three
+        await trio.sleep(15)
+
+        def resting() -> bool:
+            """Nobody would speak soon in any case."""
+            last = {who: at for at, who in air.words}
+            ago = [trio.current_time() - at for at in last.values()]
+            return len(ago) == len(everybody) and min(ago) > 2 * PAUSE and max(ago) < EVERY / 2
+
+        while not resting():
+            await trio.sleep(0.5)  # of virtual time
+        heard_at = trio.current_time()
+        for each in everybody:
+            each.reporter.changed(urgent=False)
+        await trio.sleep(2 * SOON + 2 * COALESCE + 0.2)
+        said = [at - heard_at for at, _ in air.words if at > heard_at]
+        assert len(said) == len(everybody)
+        assert min(said) >= SOON
+        assert max(said) - min(said) > 0.1 * SOON
 
 
 async def test_who_fetches_speaks_at_moments_of_its_own(

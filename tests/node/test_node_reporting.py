@@ -187,8 +187,8 @@ async def test_trusted_and_new_models_go_first_where_not_all_can_be_told(tmp_pat
 
 async def test_orders_are_told_newest_first_and_bounded(tmp_path: Path) -> None:
     async with world(tmp_path / "here") as here:
-        reporter, changes = reporter_of(here), list[int]()
-        reporter.on_change.append(lambda: changes.append(1))
+        reporter, changes = reporter_of(here), list[bool]()
+        reporter.on_change.append(lambda *, urgent: changes.append(urgent))
         for number in range(MAX_OUTCOMES + 5):
             reporter.tell_outcome(CommandReport(f"c-{number}", "m@1", CommandOutcome.RUNNING))
         reporter.tell_outcome(CommandReport("c-10", "m@1", CommandOutcome.DONE))
@@ -196,7 +196,7 @@ async def test_orders_are_told_newest_first_and_bounded(tmp_path: Path) -> None:
         assert len(told) == MAX_OUTCOMES - UNTRUSTED_TOLD
         assert told[0] == CommandReport("c-10", "m@1", CommandOutcome.DONE)
         assert told[1].command_id == f"c-{MAX_OUTCOMES + 4}"
-        assert len(changes) == MAX_OUTCOMES + 6
+        assert changes == [True] * (MAX_OUTCOMES + 6)
 
 
 async def test_refusals_of_strangers_are_told_last_and_put_out_nothing_else(tmp_path: Path) -> None:
