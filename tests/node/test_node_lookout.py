@@ -261,8 +261,7 @@ async def test_what_all_hear_at_once_is_told_soon_and_not_by_all_at_once(
             ago = [trio.current_time() - at for at in last.values()]
             return len(ago) == len(everybody) and min(ago) > 2 * PAUSE and max(ago) < EVERY / 2
 
-        while not resting():
-            await trio.sleep(0.5)  # of virtual time
+        await until(resting)
         heard_at = trio.current_time()
         for each in everybody:
             each.reporter.changed(urgent=False)
