@@ -93,10 +93,14 @@ def test_the_fleet_and_where_a_model_stands(cluster: Cluster, tmp_path: Path) ->
     assert nodes["tiny"]["reason"].startswith("too little RAM: it needs ")
     assert nodes["wary"]["reason"] == "untrusted publisher"
     assert view["eta_s"] == 0.0
-    # The same facts, whoever is asked, and however.
-    assert {
-        name: each["reason"] for name, each in by_name(good.json("status", "m@1.0.0")).items()
-    } == {name: each["reason"] for name, each in nodes.items()}
+    # The same facts, whoever is asked, and however, once all have told.
+    reasons = {name: each["reason"] for name, each in nodes.items()}
+
+    def told_by(view: dict[str, Any]) -> dict[str, str | None]:
+        return {name: each["reason"] for name, each in by_name(view).items()}
+
+    wait_view(good, "m", lambda view: told_by(view) == reasons)
+    assert told_by(good.json("status", "m@1.0.0")) == reasons
     text = first.run("status", "m").ok().out
     assert text.startswith("m@1.0.0  4 nodes: 2 ready, 2 pending; all but 2 done\n")
     assert "too little RAM" in text
