@@ -7,6 +7,7 @@ py-libp2p 0.8.1's swarm leaves things to be wished for, and this module puts its
   failure refuses to dial the peer again for a minute. Here all addresses are tried, in the order given.
 - It connects by itself to whomever anybody has mentioned, banned or not. Here only the dialer does.
 - Closing waits for the peer to take some bytes. Here a connection can be cut at once.
+- It tells four listeners of each stream that opens or ends, each in a task of its own. None of them does anything about it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from peatnet.log import get_logger
 from peatnet.net.muxer import Muxer, MuxerSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 MAX_CONNECTIONS = 256
 MAX_CONNECTIONS_PER_PEER = 4
@@ -72,6 +73,14 @@ async def _nothing() -> None:
     await trio.lowlevel.checkpoint()
 
 
+def _only_of_connections(notify: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    async def notify_listeners(event: str, *what: object) -> None:
+        if event not in {"opened_stream", "closed_stream"}:
+            await notify(event, *what)
+
+    return notify_listeners
+
+
 class Connections:
     """Dials, accepts and cuts for one swarm.
 
@@ -88,6 +97,7 @@ class Connections:
         self._inbound: Counter[str] = Counter()
         swarm.upgrader.muxer_multistream = MuxerSelector(admits, on_violation)
         swarm.auto_connector.start = _nothing
+        swarm._notify = _only_of_connections(swarm._notify)  # noqa: SLF001  # all events pass it
         swarm.retry_config = RetryConfig(max_retries=0)
         swarm._do_handle_inbound_connection = self._accept  # noqa: SLF001  # the one place where slots are held
 

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import trio
@@ -57,11 +58,17 @@ STATUS_BURST = 20.0
 MAX_REMEMBERED = 4096
 # What a sequence number has, as gossipsub says.
 SEQNO_BYTES = 8
+# Mesh neighbors: how many one wants, has at the least, and at the most. Each sends every message, so nearly all copies
+# but the first cost a millisecond for nothing; what fewer neighbors lose, anti-entropy brings.
+DEGREE, DEGREE_LOW, DEGREE_HIGH = 4, 3, 6
 
 # The largest message of each topic.
 LARGEST = {RECORDS_TOPIC: MAX_ENVELOPE, PRESENCE_TOPIC: MAX_PRESENCE, STATUS_TOPIC: MAX_STATUS}
 
 log = get_logger(__name__)
+
+# Whose stream the present task reads.
+_reads_from: ContextVar[str] = ContextVar("_reads_from")
 
 JudgeRecord = Callable[[str, bytes], Awaitable[bool]]
 TakePresence = Callable[[str, Presence], None]
@@ -126,12 +133,7 @@ class _GuardedPubsub(Pubsub):
     def _admit(self, forwarder: str, msg: rpc_pb2.Message) -> bool:
         """What depends on the forwarder alone, which the validators' verdict, kept for all, must not."""
         host = self._peatnet_host
-        if host.is_banned(forwarder):
-            return False
-        if not self._all.take(forwarder):
-            host.offend(forwarder, Offence.FLOOD, "far more gossip than allowed")
-            return False
-        if self._is_msg_seen(msg) or not self._news.take(forwarder):
+        if host.is_banned(forwarder) or self._is_msg_seen(msg) or not self._news.take(forwarder):
             return False
         limit = min(LARGEST.get(topic, 0) for topic in msg.topicIDs)
         if len(msg.data) > limit:
@@ -142,7 +144,17 @@ class _GuardedPubsub(Pubsub):
             return False
         return True
 
+    def _is_subscribed_to_msg(self, msg: rpc_pb2.Message) -> bool:
+        # The last question before a message gets a task of its own, which costs more than all else about a repetition,
+        # as most are.
+        forwarder, host = _reads_from.get(), self._peatnet_host
+        if not self._all.take(forwarder):
+            host.offend(forwarder, Offence.FLOOD, "far more gossip than allowed")
+            return False
+        return super()._is_subscribed_to_msg(msg) and not self._is_msg_seen(msg)
+
     async def continuously_read_stream(self, stream: INetStream) -> None:
+        _reads_from.set(str(stream.muxed_conn.peer_id))
         try:
             await super().continuously_read_stream(stream)
         except (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -252,9 +264,10 @@ async def open_gossip(
         # Not 1.2: its IDONTWANT, an RPC to each mesh neighbor for each message, costs more than the small messages
         # that it saves.
         ["/meshsub/1.1.0"],  # type: ignore[list-item]  # TProtocol is a NewType of str
-        degree=6,
-        degree_low=4,
-        degree_high=12,
+        degree=DEGREE,
+        degree_low=DEGREE_LOW,
+        degree_high=DEGREE_HIGH,
+        adaptive_gossip_enabled=False,
         heartbeat_interval=1,  # the default is 120 s
         spam_protection_enabled=False,
     )

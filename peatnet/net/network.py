@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from peatnet.blobs import Hash
+from peatnet.concurrency import Stirring
 from peatnet.errors import NoSource, PeatnetError, RemoteProtocolError, SignatureError
 from peatnet.log import get_logger
 from peatnet.net.addresses import parse_dial_address, to_announce
@@ -48,6 +49,9 @@ CATALOGUE_PROTOCOL = "/peatnet/catalogue/1"
 PRESENCE_INTERVAL = 15.0
 # Changes within this time go out in one message.
 PRESENCE_DELAY = 0.25
+# That blobs were gained is told after about so long, by each node at a moment of its own: nodes that fetch together gain
+# together, and whoever fetches from us hears of each chunk without gossip.
+GAINED_DELAY = 2.0
 # Messages a second, and the burst, at most; half of what others let pass, see `gossip`.
 PRESENCE_RATE = 0.5
 PRESENCE_BURST = 10.0
@@ -93,7 +97,8 @@ class Network:
         self._gossip: Gossip | None = None
         self._sync = CatalogueSync(keeper.catalogue, self._take_from_sync)
         self._gained: dict[Hash, None] = {}
-        self._presence_due = trio.Event()
+        self._presence_at = 0.0  # on trio's clock
+        self._presence_hurried = Stirring()
         self._synced_at: dict[str, float] = {}
         self._syncing: set[str] = set()
         self._sync_again: set[str] = set()  # peers with whom an exchange was wanted while one ran
@@ -139,7 +144,7 @@ class Network:
         """Gossip a record. Peers that miss it get it by catalogue sync."""
         if self._gossip is not None:
             await self._gossip.publish_record(envelope)
-        self._presence_due.set()  # our digest has changed
+        self._presence_changed()  # our digest has
 
     async def tell_status(self, status: NodeStatus) -> None:
         """Gossip our status, which must be bounded. Before the network runs, nobody hears it."""
@@ -162,7 +167,7 @@ class Network:
     def announce_blob(self, blob: Hash) -> None:
         """Tell peers soon that we have (some of) this blob."""
         self._gained[blob] = None
-        self._presence_due.set()
+        self._presence_within(GAINED_DELAY * self._rng.uniform(0.5, 1.5))
 
     # What peers send
 
@@ -173,7 +178,7 @@ class Network:
     async def _take_from_sync(self, peer_id: str, envelopes: list[bytes]) -> None:
         results = await self._take(peer_id, envelopes)
         if any(taken.outcome is Outcome.ACCEPTED for taken in results):
-            self._presence_due.set()  # the others may lack it as we did; whoever gossips a record tells all
+            self._presence_changed()  # the others may lack it as we did; whoever gossips a record tells all
 
     async def _take(self, peer_id: str, envelopes: list[bytes]) -> list[Taken]:
         results = await self._keeper.take(envelopes)
@@ -189,7 +194,13 @@ class Network:
         return results
 
     def _presence_changed(self) -> None:
-        self._presence_due.set()
+        self._presence_within(PRESENCE_DELAY)
+
+    def _presence_within(self, seconds: float) -> None:
+        at = trio.current_time() + seconds
+        if at < self._presence_at:
+            self._presence_at = at
+            self._presence_hurried.stir()
 
     def _take_presence(self, sender: str, presence: Presence) -> None:
         if sender == self._host.peer_id or self._host.is_banned(sender):
@@ -213,7 +224,7 @@ class Network:
     def _peer_changed(self, peer_id: str, *, connected: bool) -> None:
         if connected:
             self._sync_soon(peer_id)
-            self._presence_due.set()
+            self._presence_changed()
         else:
             self._synced_at.pop(peer_id, None)
             self.claims.gone(peer_id)
@@ -265,15 +276,15 @@ class Network:
         while True:
             await trio.sleep(allowance.wait(trio.current_time()))
             allowance.take(trio.current_time())
-            with trio.move_on_after(PRESENCE_INTERVAL * self._rng.uniform(0.75, 1.25)):
-                await self._presence_due.wait()
-                await trio.sleep(PRESENCE_DELAY)
-            self._presence_due = trio.Event()
+            while (now := trio.current_time()) < self._presence_at:
+                with trio.move_on_at(self._presence_at):
+                    await self._presence_hurried.event.wait()
+            self._presence_at = now + PRESENCE_INTERVAL * self._rng.uniform(0.75, 1.25)
             gained = list(self._gained)[:MAX_GAINED]
             for blob in gained:
                 del self._gained[blob]
             if self._gained:
-                self._presence_due.set()
+                self._presence_changed()
             digest = self._keeper.catalogue.digest()
             await gossip.publish_presence(
                 Presence(to_announce(self._host.listening), digest, gained, *self.claims.to_tell())
