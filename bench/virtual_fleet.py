@@ -16,11 +16,11 @@ Time passes only from one event to the next.
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from virtual_agenda import Agenda
 from virtual_links import FairLinks, QueuedLinks
 
 from peatnet.blobs import Hash
@@ -62,6 +62,7 @@ class Node:
         fleet: whose it is.
         swarm: what downloads here; None for one that had the blob from the beginning.
         complete: it has the whole blob.
+        missing: chunks it lacks.
         alive: it is there; one that left may come back.
         sent: chunks it sent, those that were lost on the way included.
         done_at: when it had the whole blob.
@@ -79,6 +80,7 @@ class Node:
         "down_free",
         "fleet",
         "fresh",
+        "missing",
         "name",
         "neighbors",
         "sent",
@@ -101,6 +103,7 @@ class Node:
         self.down = down
         self.swarm = swarm
         self.complete = swarm is None
+        self.missing = swarm.missing if swarm is not None else 0
         self.alive = True
         self.sent = 0
         self.done_at = math.inf
@@ -108,15 +111,10 @@ class Node:
         self.uploads = Uploads(None, None, now)
         self.spread = Spread()
         self.up_free = self.down_free = now
-        self.fresh: list[int] = []
+        self.fresh = 0  # what its neighbors are not told of yet
         self.announced_at = -math.inf
         self.announce_at: float | None = None
         self.wake_at = math.inf
-
-    @property
-    def missing(self) -> int:
-        """Chunks it lacks."""
-        return self.swarm.missing if self.swarm is not None else 0
 
     @property
     def duplicates(self) -> int:
@@ -165,8 +163,7 @@ class Fleet:
         self.latency = latency
         self._announce = announce
         self._pipeline = pipeline
-        self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._serial = 0
+        self._agenda = Agenda()
         self._missing = 0  # downloaders that are not done
         self._waited_for: set[Node] | None = None
         self._jobs: dict[Job, tuple[Node, int]] = {}
@@ -219,8 +216,7 @@ class Fleet:
 
     def at(self, time: float, what: Callable[..., None], *arguments: object) -> None:
         """Do something at a time."""
-        self._serial += 1
-        heapq.heappush(self._agenda, (time, self._serial, what, arguments))
+        self._agenda.add(time, what, arguments)
 
     def run(self, limit: float = math.inf, waited_for: Sequence[Node] | None = None) -> bool:
         """Until every downloader has all, or these have, or `limit` is reached; whether they have."""
@@ -228,8 +224,8 @@ class Fleet:
         self._waited_for = None if waited_for is None else set(waited_for)
         if waited_for is not None:
             self._missing = sum(not node.complete for node in waited_for)
-        while agenda and self._missing:
-            self.now, _, what, arguments = heapq.heappop(agenda)
+        while self._missing and (entry := agenda.next()) is not None:
+            self.now, _, what, arguments = entry
             if self.now > limit:
                 break
             what(*arguments)
@@ -307,13 +303,14 @@ class Fleet:
         assert swarm is not None
         if not node.alive or node.name not in source.neighbors or node.complete:
             return
-        before = swarm.missing
         self._tell(node, ChunkArrived(source.name, index))
-        if swarm.missing == before:
+        missing = swarm.missing
+        if missing == node.missing:
             return
+        node.missing = missing
         if self.on_first is not None:
             self.on_first(index)
-        node.fresh.append(index)
+        node.fresh |= 1 << index
         if node.announce_at is None:
             quiet = self.now - node.announced_at >= max(QUIET, self._announce)
             node.announce_at = (
@@ -322,7 +319,7 @@ class Fleet:
             self.at(node.announce_at + self.latency, self._announced, node)
 
     def _announced(self, node: Node) -> None:
-        fresh, node.fresh = node.fresh, []
+        fresh, node.fresh = node.fresh, 0
         node.announced_at = node.announce_at or self.now
         node.announce_at = None
         gained = SourceGained(node.name, fresh)

@@ -28,11 +28,9 @@ class QueuedLinks:
         fleet = self._fleet
         begin = max(fleet.now, source.up_free)
         up = source.up_free = begin + job.size / source.up
-        down = max(begin, node.down_free)
-        down = node.down_free = down + job.size / node.down
-        fleet.at(
-            max(down, up) + 2 * fleet.latency, fleet.sent, source, node, index, job, source.uploads
-        )
+        down = node.down_free = max(begin, node.down_free) + job.size / node.down
+        at = max(down, up) + 2 * fleet.latency
+        fleet.at(at, fleet.sent, source, node, index, job, source.uploads)
 
 
 class _Flow:

@@ -27,23 +27,22 @@ if TYPE_CHECKING:
 
 
 class Allotter:
-    """Offers chunks to the sources of one board, and puts on it what is asked."""
+    """Offers chunks to the sources of one board, and puts on it what is asked.
 
-    __slots__ = ("_board", "_ceiling", "_credit", "_endgame", "_nudge", "_picker", "_timers")
+    Attributes:
+        nudge: when to call `allot` though nothing happened; infinity for never.
+    """
+
+    __slots__ = ("_board", "_ceiling", "_credit", "_endgame", "_picker", "_timers", "nudge")
 
     def __init__(self, board: Board, picker: Picker, timers: Timers) -> None:
         self._board = board
         self._picker = picker
         self._timers = timers
-        self._nudge = math.inf
+        self.nudge = math.inf
         self._endgame = False
         self._ceiling = math.inf
         self._credit = math.inf
-
-    @property
-    def nudge(self) -> float:
-        """When to call `allot` though nothing happened; infinity for never."""
-        return self._nudge
 
     def budget(self, ceiling: int | None, credit: int | None) -> None:
         """At most so many requests out in all, and so many more to be made; None is without bound."""
@@ -56,8 +55,8 @@ class Allotter:
         if gate is not self._picker.gate:
             self._picker.gate = gate
             board.wake_starved()
-        if now >= self._nudge:
-            self._nudge = math.inf
+        if now >= self.nudge:
+            self.nudge = math.inf
             board.wake_starved()
         if board.hungry:
             self._round(now, actions)
@@ -73,15 +72,14 @@ class Allotter:
         hungry = list(board.hungry)
         if len(hungry) > 1:
             hungry.sort(key=_chunk_time)
-        ceiling = self._ceiling
         for source in hungry:
             if source.rest_until > now:
-                self._nudge = min(self._nudge, source.rest_until)
+                self.nudge = min(self.nudge, source.rest_until)
                 board.starve(source)
                 continue
-            room = source.window - len(source.out)
-            while room > 0:
-                if self._credit <= 0 or board.requests_out >= ceiling:
+            out = source.out
+            while len(out) < source.window:
+                if self._credit <= 0 or board.requests_out >= self._ceiling:
                     return
                 index = picker.pick(source, now)
                 if index is None:
@@ -92,10 +90,11 @@ class Allotter:
                 self._timers.watch(min(ask.overdue, ask.deadline), source, index, ask)
                 self._credit -= 1
                 actions.append(Request(source.name, index))
-                room -= 1
             else:
                 del board.hungry[source]
-        self._nudge = min(self._nudge, picker.take_look_again())
+        if picker.look_again < math.inf:
+            self.nudge = min(self.nudge, picker.look_again)
+            picker.look_again = math.inf
 
 
 def _chunk_time(source: Source) -> float:

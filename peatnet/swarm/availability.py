@@ -28,15 +28,23 @@ _FEW = 16
 
 
 class ChunkSet:
-    """A set of chunk indices below `n`: O(1) changes and tests on bytes, and an integer view for algebra."""
+    """A set of chunk indices below `n`, as an integer, and how many they are.
 
-    __slots__ = ("_bits", "_mask", "count", "n")
+    Changing or testing one bit makes a new integer, which is cheaper than a bytearray of which an integer has
+    to be made for the next pick. Nothing but the methods here may change `mask`.
+
+    Attributes:
+        n: chunks that there are.
+        mask: bit i for chunk i.
+        count: how many are in.
+    """
+
+    __slots__ = ("count", "mask", "n")
 
     def __init__(self, n: int, mask: int = 0) -> None:
         self.n = n
+        self.mask = mask
         self.count = mask.bit_count()
-        self._bits = bytearray(mask.to_bytes((n + 7) // 8, "little"))
-        self._mask: int | None = mask
 
     @classmethod
     def from_bitmap(cls, n: int, bitmap: bytes, *, what: str) -> ChunkSet:
@@ -52,43 +60,35 @@ class ChunkSet:
             raise LocalProtocolError(f"{what}: bitmap has bits beyond its {n} chunks")
         return cls(n, mask)
 
-    @property
-    def mask(self) -> int:
-        """The set as an integer, bit i for chunk i; made anew only after a change."""
-        if self._mask is None:
-            self._mask = int.from_bytes(self._bits, "little")
-        return self._mask
-
     def __contains__(self, index: int) -> bool:
-        return bool(self._bits[index >> 3] >> (index & 7) & 1)
+        return self.mask >> index & 1 != 0
 
     def add(self, index: int) -> bool:
         """Put one in; False if it was in."""
-        if index in self:
+        bit = 1 << index
+        if self.mask & bit:
             return False
-        self._bits[index >> 3] |= 1 << (index & 7)
-        self._mask = None
+        self.mask |= bit
         self.count += 1
         return True
 
     def update(self, mask: int) -> None:
         """Put many in, at a cost that does not depend on how many."""
-        self._mask = mask | self.mask
-        self._bits[:] = self._mask.to_bytes(len(self._bits), "little")
-        self.count = self._mask.bit_count()
+        self.mask |= mask
+        self.count = self.mask.bit_count()
 
     def discard(self, index: int) -> bool:
         """Take one out; False if it was not in."""
-        if index not in self:
+        bit = 1 << index
+        if not self.mask & bit:
             return False
-        self._bits[index >> 3] &= ~(1 << (index & 7))
-        self._mask = None
+        self.mask ^= bit
         self.count -= 1
         return True
 
     def to_bytes(self) -> bytes:
         """One bit a chunk, low bit first."""
-        return bytes(self._bits)
+        return self.mask.to_bytes((self.n + 7) // 8, "little")
 
 
 def mask_of(indices: Iterable[int], n: int) -> int:

@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING
 
 from peatnet.errors import LocalProtocolError
-from peatnet.swarm.availability import ChunkSet, Rarity, mask_of
+from peatnet.swarm.availability import ChunkSet, Rarity
 from peatnet.swarm.events import Tier
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_ASKED = 2
 _WEIGHT = 1 / 16
+_PEER = Tier.PEER  # see machine.py
 
 
 class Board:
@@ -98,8 +99,7 @@ class Board:
             self._typical += _WEIGHT * (chunk_time - self._typical)
         else:
             self._typical = chunk_time
-        slow = self._typical * self._slow_factor
-        self.slow_from = max(self._slow_least, slow)
+        self.slow_from = max(self._slow_least, self._typical * self._slow_factor)
 
     def join(self, source: Source) -> None:
         """A source that begins a life takes part."""
@@ -154,14 +154,16 @@ class Board:
         if askers is None:
             self.wanted.discard(index)
             return []
-        self.overdue.pop(index, None)
+        if self.overdue:
+            self.overdue.pop(index, None)
         if len(askers) > 1:
             self.doubled -= 1
             self.risked += 1
         self.requests_out -= len(askers)
         for source in askers:
             del source.out[index]
-            self.wake(source)
+            self.starved.pop(source, None)
+            self.hungry[source] = None
         return askers
 
     def set_holding(self, source: Source, has: ChunkSet) -> bool:
@@ -171,7 +173,7 @@ class Board:
         gone, new = before.mask ^ common, after.mask ^ common
         if not gone and not new:
             return False
-        if source.tier is Tier.PEER:
+        if source.tier is _PEER:
             self.rarity.remove(gone)
             self.rarity.add(new)
             self.partial += (has.count < self.n_chunks) - (before.count < self.n_chunks)
@@ -181,19 +183,19 @@ class Board:
         self.wake(source)
         return True
 
-    def add_holding(self, source: Source, indices: list[int]) -> None:
-        """A living source has these chunks as well, all of them checked."""
+    def add_holding(self, source: Source, news: int) -> None:
+        """A living source has these chunks as well."""
         has = source.has
-        fresh = mask_of(indices, self.n_chunks) & ~has.mask
+        fresh = news & ~has.mask
         if not fresh:
             return
         has.update(fresh)
         if source.avoid:
-            source.avoid.difference_update(indices)
-        if source.tier is Tier.PEER:
+            source.avoid = {index for index in source.avoid if not news >> index & 1}
+        if source.tier is _PEER:
             self.rarity.add(fresh)
             self.partial -= has.count == self.n_chunks
-        if fresh & self.wanted.mask or not self.wanted.count:
+        if len(source.out) < source.window and (fresh & self.wanted.mask or not self.wanted.count):
             self.wake(source)
 
     def release(self, source: Source) -> None:
@@ -201,7 +203,7 @@ class Board:
         del self.living[source.name]
         for index in list(source.out):
             self.retire(source, index)
-        if source.tier is Tier.PEER:
+        if source.tier is _PEER:
             self.rarity.remove(source.has.mask)
             self.partial -= source.has.count < self.n_chunks
         else:

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class Tier(Enum):
@@ -45,10 +41,10 @@ class SourceHas:
 
 @dataclass(frozen=True, slots=True)
 class SourceGained:
-    """A source has these chunks as well."""
+    """A source has these chunks as well: bit i for chunk i, as `mask_of` makes it."""
 
     source: str
-    indices: Iterable[int]
+    chunks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,23 +25,21 @@ class Fallback:
 
     It opens fully when no peer has delivered for `fallback_after`, and for the gaps when the set of peers, or
     what one says it has, has been the same for as long. A delivery shuts it again.
+
+    Attributes:
+        delivered: when a peer delivered a chunk for the last time; for whoever sees that to set.
     """
 
-    __slots__ = ("_changed", "_delivered", "_settings")
+    __slots__ = ("_changed", "_settings", "delivered")
 
     def __init__(self, settings: SwarmSettings) -> None:
         self._settings = settings
-        self._delivered = -math.inf
+        self.delivered = -math.inf
         self._changed = -math.inf
 
     def begin(self, now: float) -> None:
-        """The download begins; said again, it changes nothing."""
-        if self._delivered == -math.inf:
-            self._delivered = self._changed = now
-
-    def peer_delivered(self, now: float) -> None:
-        """A peer delivered a chunk."""
-        self._delivered = now
+        """The download begins. Said once, after what the first event changed."""
+        self.delivered = self._changed = now
 
     def peers_changed(self, now: float) -> None:
         """A peer came, went, or has other chunks than it said."""
@@ -53,7 +51,7 @@ class Fallback:
             return Gate.SHUT
         if Tier.PEER not in self._settings.tiers:
             return Gate.OPEN
-        if now >= self._delivered + self._settings.fallback_after:
+        if now >= self.delivered + self._settings.fallback_after:
             return Gate.OPEN
         if now >= self._changed + self._settings.fallback_after:
             return Gate.GAPS
@@ -64,5 +62,5 @@ class Fallback:
         if self._settings.tiers != frozenset(Tier):
             return math.inf
         grace = self._settings.fallback_after
-        times = (self._delivered + grace, self._changed + grace)
+        times = (self.delivered + grace, self._changed + grace)
         return min((time for time in times if time > now), default=math.inf)

@@ -10,8 +10,6 @@ It is used on two levels: among peers (uploads.py), and here among the prioritie
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from peatnet.swarm.tokens import TokenBucket
 
 # By priority, 1 (most urgent) to 5. Against everything less urgent by more than one step, 80 % or more.
@@ -53,18 +51,19 @@ class Flow:
         tag: its place in virtual time among all peers.
         parked: whether it is in some queue of its owner's; it is in one at most.
         out: its chunks that are on their way.
+        classes: what waits, by priority; each kept only as long as something of it waits.
         bucket: the limit on one peer.
         answers: the limit on what goes to it without having waited.
         weight: its weight among the peers when that was last looked at; 0 before.
     """
 
     __slots__ = (
-        "_classes",
         "_tags",
         "_time",
         "_urgency",
         "answers",
         "bucket",
+        "classes",
         "out",
         "parked",
         "peer_id",
@@ -81,53 +80,51 @@ class Flow:
         self.bucket = TokenBucket(rate, now)
         self.answers = TokenBucket(answer_rate, now, ANSWER_SECONDS)
         self._urgency = TokenBucket(URGENT_RATE, now, URGENT_BYTES / URGENT_RATE)
-        self._classes: dict[int, OrderedDict[Job, None]] = {}
+        self.classes: dict[int, dict[Job, None]] = {}
         self._tags: dict[int, float] = {}
         self._time = 0.0
 
-    def __bool__(self) -> bool:
-        """Whether anything waits."""
-        return bool(self._classes)
-
-    def __lt__(self, other: Flow) -> bool:
-        """So that flows with equal tags can be in a heap; which of them goes first does not matter."""
-        return self.peer_id < other.peer_id
-
     def add(self, job: Job) -> None:
         """One more chunk waits, behind those of its priority."""
-        waiting = self._classes.get(job.priority)
+        priority = job.priority
+        waiting = self.classes.get(priority)
         if waiting is None:
-            waiting = self._classes[job.priority] = OrderedDict()
-            self._tags[job.priority] = max(self._time, self._tags.get(job.priority, 0.0))
-        waiting[job] = None
+            self.classes[priority] = {job: None}
+            self._tags[priority] = max(self._time, self._tags.get(priority, 0.0))
+        else:
+            waiting[job] = None
 
     def remove(self, job: Job) -> bool:
         """A chunk is not wanted any more; False where it does not wait."""
-        waiting = self._classes.get(job.priority)
+        waiting = self.classes.get(job.priority)
         if waiting is None or job not in waiting:
             return False
         del waiting[job]
         if not waiting:
-            del self._classes[job.priority]
+            del self.classes[job.priority]
         return True
 
     def weigh(self, now: float) -> None:
         """Set the weight: that of the most urgent that waits, as far as the peer is believed."""
-        most_urgent = min(self._classes)
+        most_urgent = min(self.classes)
         if most_urgent < DEFAULT_PRIORITY and self._urgency.level(now) < 0:
             most_urgent = DEFAULT_PRIORITY
         self.weight = WEIGHTS[most_urgent]
 
     def pop(self, now: float) -> Job:
         """Take what goes next; something must wait."""
-        priority = min(self._classes, key=lambda each: (self._tags[each], each))
-        waiting = self._classes[priority]
-        job, _ = waiting.popitem(last=False)
+        classes = self.classes
+        if len(classes) == 1:
+            (priority,) = classes
+        else:
+            priority = min(classes, key=lambda each: (self._tags[each], each))
+        waiting = classes[priority]
+        job = next(iter(waiting))
+        del waiting[job]
         if not waiting:
-            del self._classes[priority]
+            del classes[priority]
         self._time = self._tags[priority]
         self._tags[priority] += job.size / WEIGHTS[priority]
-        self.bucket.take(job.size, now)
         if priority < DEFAULT_PRIORITY:
             self._urgency.take(job.size, now)
         return job

@@ -22,7 +22,7 @@ class Ledger:
         LocalProtocolError: if these do not fit each other.
     """
 
-    __slots__ = ("_size", "by_source", "chunk_size", "duplicates", "verified")
+    __slots__ = ("_last", "_last_length", "by_source", "chunk_size", "duplicates", "verified")
 
     def __init__(self, n_chunks: int, chunk_size: int, size: int) -> None:
         if chunk_size < 1 or n_chunks < 1 or -(-size // chunk_size) != n_chunks:
@@ -30,21 +30,21 @@ class Ledger:
                 f"swarm: {size} bytes in chunks of {chunk_size} are not {n_chunks} chunks"
             )
         self.chunk_size = chunk_size
-        self._size = size
+        self._last = n_chunks - 1
+        self._last_length = size - self._last * chunk_size
         self.verified = 0
         self.duplicates = 0
         self.by_source: dict[str, int] = {}
 
     def length(self, index: int) -> int:
         """Bytes in a chunk."""
-        return min(self.chunk_size, self._size - index * self.chunk_size)
+        return self.chunk_size if index < self._last else self._last_length
 
     def recovered(self, have: ChunkSet) -> None:
         """These chunks were there before the download began."""
-        last = have.n - 1
         self.verified = have.count * self.chunk_size
-        if last in have:
-            self.verified -= self.chunk_size - self.length(last)
+        if self._last in have:
+            self.verified -= self.chunk_size - self._last_length
 
     def found(self, index: int) -> None:
         """A missing chunk is there now."""

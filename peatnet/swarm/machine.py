@@ -48,6 +48,11 @@ if TYPE_CHECKING:
 
 _REASON_LENGTH = 200
 _DEFAULTS = SwarmSettings()
+# What each event looks at, by its own name: a member of an enum takes Python 3.11 as long to find as a call takes.
+_ALIVE = Life.ALIVE
+_PEER = ev.Tier.PEER
+_SHUT = Gate.SHUT
+_NEVER = -math.inf
 
 
 class Swarm(Books):
@@ -88,7 +93,7 @@ class Swarm(Books):
         self._crowd = Crowd(settings)
         self._allotter = Allotter(board, self._picker, self._timers)
         self._fallback = Fallback(settings)
-        self._now = -math.inf
+        self._now = _NEVER
         self._done_said = False
         self._stopped = False
         self._actions: list[ev.Action] = []
@@ -116,11 +121,19 @@ class Swarm(Books):
         if self._stopped:
             return []
         handler(self, event, now)
-        self._fallback.begin(now)
+        if self._now == _NEVER:
+            self._fallback.begin(now)
         self._now = now
         if not self._stopped:
-            self._expire(now)
-            self._ask(now)
+            if self._timers.first <= now:
+                self._expire(now)
+            board = self._board
+            if board.have.count < board.n_chunks:
+                gate = self._fallback.gate(now) if board.living_http else _SHUT
+                self._allotter.allot(gate, now, self._actions)
+            elif not self._done_said:
+                self._done_said = True
+                self._actions.append(ev.Done())
         actions, self._actions = self._actions, []
         return actions
 
@@ -131,11 +144,11 @@ class Swarm(Books):
             A time on the caller's clock, later than that of the last event; None where time alone will
             change nothing, and before the first event.
         """
-        if self._stopped or self.complete:
+        board = self._board
+        if self._stopped or board.have.count == board.n_chunks:
             return None
-        soonest = self._timers.soonest()
-        soonest = min(soonest, self._allotter.nudge)
-        if self._board.living_http:
+        soonest = min(self._timers.soonest(), self._allotter.nudge)
+        if board.living_http:
             soonest = min(soonest, self._fallback.next_change(self._now))
         return None if soonest == math.inf else soonest
 
@@ -164,7 +177,7 @@ class Swarm(Books):
         else:
             what = f"swarm: source {source.name!r}"
             has = ChunkSet.from_bitmap(self._board.n_chunks, event.bitmap, what=what)
-        if source.life is not Life.ALIVE or not self._board.set_holding(source, has):
+        if source.life is not _ALIVE or not self._board.set_holding(source, has):
             return
         self._peers_changed(source, now)
         for index in self._board.lapsed(source):
@@ -172,24 +185,24 @@ class Swarm(Books):
 
     def _on_gained(self, event: ev.SourceGained, _now: float) -> None:
         source = self._board.source(event.source)
-        indices = list(event.indices)
-        if indices:
-            self._board.check_index(min(indices))
-            self._board.check_index(max(indices))
-        if source.life is Life.ALIVE:
-            self._board.add_holding(source, indices)
+        if event.chunks >> self._board.n_chunks:
+            raise LocalProtocolError(
+                f"swarm: source {source.name!r} gained what is no set of {self._board.n_chunks} chunks"
+            )
+        if source.life is _ALIVE:
+            self._board.add_holding(source, event.chunks)
 
     def _on_arrived(self, event: ev.ChunkArrived, now: float) -> None:
         source = self._source_and_index(event)
         board, index = self._board, event.index
-        is_peer = source.tier is ev.Tier.PEER
+        is_peer = source.tier is _PEER
         ask = source.out.get(index)
         source.delivered(ask, now)
         if ask is not None:
             self._crowd.waited(now - ask.asked)
             if is_peer:
                 board.pace(source.pace.chunk_time)
-        elif source.life is Life.ALIVE:
+        elif source.life is _ALIVE:
             board.wake(source)
         askers = board.obtain(index)
         if askers is None:
@@ -199,7 +212,7 @@ class Swarm(Books):
         if len(askers) != 1 or ask is None:
             self._cancel(index, askers, source)
         if is_peer:
-            self._fallback.peer_delivered(now)
+            self._fallback.delivered = now
 
     def _on_failed(self, event: ev.ChunkFailed, now: float) -> None:
         source = self._source_and_index(event)
@@ -270,8 +283,12 @@ class Swarm(Books):
     def _source_and_index(
         self, event: ev.ChunkArrived | ev.ChunkFailed | ev.ChunkDeferred | ev.ChunkCorrupt
     ) -> Source:
-        self._board.check_index(event.index)
-        return self._board.source(event.source)
+        board = self._board
+        source = board.sources.get(event.source)
+        if source is None or not 0 <= event.index < board.n_chunks:
+            board.check_index(event.index)
+            return board.source(event.source)
+        return source
 
     def _cancel(self, index: int, askers: list[Source], winner: Source | None) -> None:
         self._actions += [ev.Cancel(each.name, index) for each in askers if each is not winner]
@@ -299,8 +316,6 @@ class Swarm(Books):
     # 2. What is overdue.
 
     def _expire(self, now: float) -> None:
-        if not self._timers.may_be_due(now):
-            return
         for source, index, ask in self._timers.due(now):
             if not ask.late and now < ask.deadline:
                 self._look_at_pace(source, index, ask, now)
@@ -325,14 +340,3 @@ class Swarm(Books):
                 self._board.wake_starved()
             due = ask.deadline
         self._timers.watch(min(due, ask.deadline), source, index, ask)
-
-    # 3. and 4. What to ask next, or that nothing is missing.
-
-    def _ask(self, now: float) -> None:
-        if self._board.have.count == self._board.n_chunks:
-            if not self._done_said:
-                self._done_said = True
-                self._actions.append(ev.Done())
-            return
-        gate = self._fallback.gate(now) if self._board.living_http else Gate.SHUT
-        self._allotter.allot(gate, now, self._actions)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 IN_ORDER_AMONG = 16
 # However small a blob is, so many chunks of it may be asked twice.
 MIN_SPARE = 2
+_PEER = Tier.PEER  # see machine.py
 
 
 class Picker:
@@ -57,24 +58,43 @@ class Picker:
         ledger: knows what came twice.
         settings: of the download.
         rng: breaks ties.
+
+    Attributes:
+        gate: what HTTP may be asked for; for the allotter to set.
+        look_again: when picks that came to nothing may come to something, as far as picks saw since the allotter
+            last set it to infinity.
     """
+
+    __slots__ = (
+        "_ahead",
+        "_board",
+        "_in_order",
+        "_ledger",
+        "_peers_allowed",
+        "_rng",
+        "_spare",
+        "_trial",
+        "gate",
+        "look_again",
+    )
 
     def __init__(
         self, board: Board, ledger: Ledger, settings: SwarmSettings, rng: random.Random
     ) -> None:
         self._board = board
         self._ledger = ledger
-        self._settings = settings
+        self._in_order = settings.in_order
+        self._trial = settings.trial
         self._peers_allowed = Tier.PEER in settings.tiers
         self._rng = rng
         self._ahead = 1 if settings.in_order else 1 + board.n_chunks // PLAN_SHARE
         self._spare = max(MIN_SPARE, int(settings.spare * board.n_chunks))
         self.gate = Gate.SHUT
-        self._look_again = math.inf
+        self.look_again = math.inf
 
     def may_ask(self, source: Source) -> bool:
         """Whether a living source may be asked for anything, as far as its tier goes."""
-        if source.tier is Tier.PEER:
+        if source.tier is _PEER:
             return self._peers_allowed
         return self.gate is not Gate.SHUT
 
@@ -92,14 +112,15 @@ class Picker:
     def pick(self, source: Source, now: float) -> int | None:
         """The next chunk for a source; None if there is none for it now."""
         board = self._board
-        if not (self._peers_allowed if source.tier is Tier.PEER else self.may_ask(source)):
+        is_peer = source.tier is _PEER
+        if not (self._peers_allowed if is_peer else self.may_ask(source)):
             return None
         if board.overdue and (late := self._overdue(source)) is not None:
             return late
         if source.plan and (planned := self._planned(source)) is not None:
             return planned
         candidates = board.wanted.mask & source.has.mask
-        if source.tier is Tier.HTTP:
+        if not is_peer:
             if self.gate is Gate.GAPS:
                 candidates &= ~board.rarity.held()
         elif source.pace.chunk_time > board.slow_from:
@@ -112,13 +133,8 @@ class Picker:
             return self._choose(source, candidates)
         return self._otherwise(source, now)
 
-    def take_look_again(self) -> float:
-        """When picks that came to nothing may come to something, as far as picks since last time saw."""
-        soonest, self._look_again = self._look_again, math.inf
-        return soonest
-
     def _choose(self, source: Source, candidates: int) -> int:
-        if self._settings.in_order:
+        if self._in_order:
             return (candidates & -candidates).bit_length() - 1
         rarest = self._board.rarity.rarest(candidates)
         among = None if self._board.partial or self._board.contested else IN_ORDER_AMONG
@@ -133,7 +149,7 @@ class Picker:
             planned = source.plan.pop()
             if (
                 planned in self._board.wanted
-                and planned not in source.deferred
+                and planned not in source.deferrals
                 and self.can_serve(source, planned)
             ):
                 return planned
@@ -142,11 +158,11 @@ class Picker:
     def _for_slow(self, source: Source, candidates: int, now: float) -> int:
         """Of a slow source's candidates, those that nobody else has; all of them, when a trial is due."""
         if now >= source.trial_at:
-            source.trial_at = now + self._settings.trial
+            source.trial_at = now + self._trial
             return candidates
         alone = candidates & self._board.rarity.single()
         if not alone and candidates:
-            self._look_again = min(self._look_again, source.trial_at)
+            self.look_again = min(self.look_again, source.trial_at)
         return alone
 
     def _reaches(self, source: Source, index: int) -> bool:
@@ -161,12 +177,11 @@ class Picker:
 
     def _deferred(self, source: Source, now: float) -> int:
         """What the source put off for longer than until now."""
-        deferrals = source.deferrals
-        while deferrals and deferrals[0][0] <= now:
-            source.deferred.discard(deferrals.popleft()[1])
-        if deferrals:
-            self._look_again = min(self._look_again, deferrals[0][0])
-        return source.deferred.mask
+        deferred = source.still_deferred(now)
+        if deferred:
+            soonest = next(iter(source.deferrals.values()))
+            self.look_again = min(self.look_again, soonest)
+        return deferred
 
     # When a source has nothing fresh that is wanted.
 
@@ -194,7 +209,7 @@ class Picker:
 
     def _put_off(self, source: Source) -> int | None:
         """A wanted chunk that an idle source put off, when nobody else could serve it."""
-        candidates = self._board.wanted.mask & source.has.mask & source.deferred.mask
+        candidates = self._board.wanted.mask & source.has.mask & source.deferred
         candidates &= self._board.rarity.single()
         return pick_one(candidates, self._rng) if candidates else None
 
@@ -206,9 +221,10 @@ class Picker:
 
     def _overdue(self, source: Source) -> int | None:
         """A chunk that is overdue elsewhere and that this source could deliver."""
-        board, may_double = self._board, self._may_double()
+        board = self._board
         if source.strikes or source.pace.chunk_time > board.slow_from:
             return None
+        may_double = self._may_double()
         for index in board.overdue:
             if (
                 index not in source.out
@@ -247,7 +263,7 @@ class Picker:
                 wait = begun + step * (len(queue) - behind) - now
                 worthwhile = now if wait > ready else stalled
             if now < worthwhile:
-                self._look_again = min(self._look_again, worthwhile)
+                self.look_again = min(self.look_again, worthwhile)
             elif best is None or wait > longest:
                 best, longest = index, wait
         return best

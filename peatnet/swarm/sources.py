@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -105,7 +104,8 @@ class Source:
     """The state of one source. `Swarm` is its only user.
 
     Invariants: `out` is empty unless alive; `strikes` counts failures since the last delivery, those of requests
-    that were out together as one; `avoid` holds the chunks that it failed and has not been asked for again.
+    that were out together as one; `avoid` holds the chunks that it failed and has not been asked for again;
+    `window` is how many requests it may have out now: one after a failure, until it delivers again.
     """
 
     __slots__ = (
@@ -127,6 +127,7 @@ class Source:
         "strikes",
         "tier",
         "trial_at",
+        "window",
     )
 
     def __init__(self, name: str, n_chunks: int, settings: SwarmSettings, crowd: Crowd) -> None:
@@ -142,10 +143,11 @@ class Source:
         self.has = ChunkSet(n_chunks)
         self.out: dict[int, Ask] = {}  # in the order they were asked
         self.avoid: set[int] = set()
-        self.deferred = ChunkSet(n_chunks)  # chunks it put off
-        self.deferrals: deque[tuple[float, int]] = deque()  # until when, in order
+        self.deferred = 0  # chunks it put off, as a set
+        self.deferrals: dict[int, float] = {}  # the same, and until when; the first ends first
         self.plan: list[int] = []
         self.strikes = 0
+        self.window = 1
         self.rest_until = -math.inf
         self.trial_at = -math.inf  # when one that is slow is asked for anything again
 
@@ -174,31 +176,28 @@ class Source:
         self.pace = Pace(self._settings, self._crowd)
         self.strikes = 0
         self.rest_until = self.trial_at = -math.inf
+        self.window = self.pace.window(pipeline)
 
     def end(self) -> None:
         """Forget what it had and what was out to it."""
         self.has = ChunkSet(self.has.n)
         self.out = {}
         self.avoid = set()
-        self.deferred = ChunkSet(self.has.n)
-        self.deferrals = deque()
+        self.deferred = 0
+        self.deferrals = {}
         self.plan = []
-
-    @property
-    def window(self) -> int:
-        """How many requests it may have out now: one after a failure, until it delivers again."""
-        return 1 if self.strikes else self.pace.window(self.pipeline)
 
     def new_ask(self, now: float) -> Ask:
         """A request made now, behind those that are out."""
         self._asks += 1
         ahead = len(self.out)
-        wait = self.patience(ahead) if self.strikes else self.pace.timeout(ahead)
-        return Ask(self._asks, now, now + self.pace.overdue(ahead), now + wait)
+        pace = self.pace
+        wait = self.patience(ahead) if self.strikes else pace.timeout(ahead)
+        return Ask(self._asks, now, now + pace.overdue(ahead), now + wait)
 
     def patience(self, ahead: int) -> float:
         """How long to wait for a request behind `ahead` others; twice as long for each failure before."""
-        return min(self.pace.timeout(ahead) * 2.0**self.strikes, self.pace.longest)
+        return min(self.pace.timeout(ahead) * 2.0**self.strikes, self._crowd.longest)
 
     def deadline(self, ask: Ask) -> float:
         """When a request is overdue: what waits behind deliveries gets more time, up to a bound."""
@@ -207,7 +206,7 @@ class Source:
         while_delivering = self.pace.last_delivery + self.patience(0)
         # Others may have come meanwhile, and share what we can receive.
         in_a_crowd = ask.asked + self._crowd.patience
-        latest = ask.asked + self.pace.longest
+        latest = ask.asked + self._crowd.longest
         return min(max(ask.deadline, while_delivering, in_a_crowd), latest)
 
     def still_due(self, ask: Ask) -> float:
@@ -227,11 +226,21 @@ class Source:
             self.pace.delivered(ask.asked, now)
         self.strikes = 0
         self.rest_until = -math.inf
+        self.window = self.pace.window(self.pipeline)
 
     def defer(self, index: int, until: float) -> None:
         """It put off a chunk; times do not go back."""
-        if self.deferred.add(index):
-            self.deferrals.append((until, index))
+        if index not in self.deferrals:
+            self.deferrals[index] = until
+            self.deferred |= 1 << index
+
+    def still_deferred(self, now: float) -> int:
+        """The chunks that it put off for longer than until now."""
+        deferrals = self.deferrals
+        while deferrals and deferrals[index := next(iter(deferrals))] <= now:
+            del deferrals[index]
+            self.deferred ^= 1 << index
+        return self.deferred
 
     def strike(self, ask: Ask, now: float) -> bool:
         """It failed a request.
@@ -243,6 +252,7 @@ class Source:
             return False
         self._struck_at = self._asks
         self.strikes += 1
+        self.window = 1
         if self.strikes > 1:
             self.rest_until = now + self._settings.rest * 2.0 ** (self.strikes - 2)
         return self.strikes >= self._settings.max_strikes

@@ -28,13 +28,18 @@ _CROWD_WEIGHT = 1 / 16
 
 
 class Crowd:
-    """What requests take in one download, over all of its sources."""
+    """What requests take in one download, over all of its sources.
 
-    __slots__ = ("_response", "_settings")
+    Attributes:
+        patience: how long to wait for any request at the least, whatever the settings say; 0 before one has come to an end.
+    """
+
+    __slots__ = ("_response", "_settings", "patience")
 
     def __init__(self, settings: SwarmSettings) -> None:
         self._settings = settings
         self._response = -1.0
+        self.patience = 0.0
 
     def waited(self, seconds: float) -> None:
         """So long did a request take, or was it waited for before it was given up."""
@@ -44,11 +49,12 @@ class Crowd:
             self._response = seconds
         else:
             self._response += _CROWD_WEIGHT * (seconds - self._response)
+        self.patience = self._settings.crowd_slack * self._response
 
     @property
-    def patience(self) -> float:
-        """How long to wait for any request at the least; 0 before one has come to an end."""
-        return max(0.0, self._settings.crowd_slack * self._response)
+    def longest(self) -> float:
+        """How long to wait for a request at the most, while another source could deliver the chunk."""
+        return max(self._settings.timeout_max, self.patience)
 
 
 class Pace:
@@ -94,7 +100,9 @@ class Pace:
     def expected(self, ahead: int) -> float:
         """How long a request with `ahead` others before it should take, as far as anything was measured."""
         queued = self.chunk_time * (ahead + 1)
-        return max(self._response, queued)
+        if queued > self._response:
+            return queued
+        return self._response
 
     def overdue(self, ahead: int) -> float:
         """How long until a request that has `ahead` others before it is overdue, and may be asked elsewhere too."""
@@ -102,7 +110,9 @@ class Pace:
         if not self.measured:
             return chosen.timeout_first
         wanted = chosen.hedge_slack * self.expected(ahead)
-        return max(chosen.hedge_min, wanted)
+        if wanted > chosen.hedge_min:
+            return wanted
+        return chosen.hedge_min
 
     def timeout(self, ahead: int) -> float:
         """How long to wait for a request that has `ahead` others before it."""
@@ -111,12 +121,9 @@ class Pace:
             wanted = chosen.timeout_slack * self.expected(ahead)
         else:
             wanted = chosen.timeout_first * (ahead + 1)
-        wanted = max(wanted, self._crowd.patience)
-        if wanted < chosen.timeout_min:
-            return chosen.timeout_min
-        return min(wanted, self.longest)
-
-    @property
-    def longest(self) -> float:
-        """How long to wait for a request at the most, while another source could deliver the chunk."""
-        return max(self._settings.timeout_max, self._crowd.patience)
+        patience = self._crowd.patience
+        if wanted <= patience:
+            return max(patience, chosen.timeout_min)
+        if wanted >= chosen.timeout_max:
+            return max(chosen.timeout_max, patience)
+        return max(wanted, chosen.timeout_min)

@@ -47,6 +47,10 @@ class Uploads:
         rate: bytes a second of all uploads together; None for no limit.
         per_peer: bytes a second to one peer; None for no limit.
         now: the present.
+
+    Attributes:
+        waiting: how many chunks wait.
+        out: how many chunks are on their way.
     """
 
     def __init__(self, rate: float | None, per_peer: float | None, now: float) -> None:
@@ -57,10 +61,11 @@ class Uploads:
         self._time = 0.0  # virtual
         self._busy: dict[str, Flow] = {}  # something waits or is out
         self._idle: OrderedDict[str, Flow] = OrderedDict()
-        self._ready: list[tuple[float, Flow]] = []
-        self._asleep: list[tuple[float, Flow]] = []
-        self._out = 0
-        self._waiting = 0
+        # Heaps: when, in virtual time and in time, and who. Among equals the name decides, which is as good as anything.
+        self._ready: list[tuple[float, str, Flow]] = []
+        self._asleep: list[tuple[float, str, Flow]] = []
+        self.out = 0
+        self.waiting = 0
         self._weights = 0  # of all busy flows together
 
     @property
@@ -72,16 +77,6 @@ class Uploads:
     def per_peer(self) -> float | None:
         """The limit on one peer."""
         return self._per_peer
-
-    @property
-    def waiting(self) -> int:
-        """How many chunks wait."""
-        return self._waiting
-
-    @property
-    def out(self) -> int:
-        """How many chunks are on their way."""
-        return self._out
 
     @property
     def window(self) -> int:
@@ -102,7 +97,7 @@ class Uploads:
             flow.bucket.set_rate(per_peer, now)
             flow.answers.set_rate(self._answer_rate(), now)
         asleep, self._asleep = self._asleep, []
-        for _, flow in asleep:
+        for _, _, flow in asleep:
             self._unpark(flow)
 
     def submit(self, peer_id: str, priority: int, size: int, now: float) -> Job:
@@ -113,12 +108,13 @@ class Uploads:
         """
         if priority not in WEIGHTS or size < 1:
             raise LocalProtocolError(f"uploads: {size} bytes at priority {priority}")
-        flow = self._flow(peer_id, now)
-        if peer_id in self._idle:
-            self._busy[peer_id] = self._idle.pop(peer_id)
+        flow = self._busy.get(peer_id)
+        if flow is None:
+            flow = self._busy[peer_id] = self._flow(peer_id, now)
+            del self._idle[peer_id]
         job = Job(flow, priority, size)
         flow.add(job)
-        self._waiting += 1
+        self.waiting += 1
         self._weigh(flow, now)
         if not flow.parked:
             self._unpark(flow)
@@ -128,7 +124,7 @@ class Uploads:
         """A chunk is not wanted any more. False where it does not wait: then `done` is to be told of it."""
         if not job.flow.remove(job):
             return False
-        self._waiting -= 1
+        self.waiting -= 1
         self._retire(job.flow)
         return True
 
@@ -136,10 +132,10 @@ class Uploads:
         """A chunk that `next` gave has been sent, or never will be."""
         flow = job.flow
         flow.out -= 1
-        self._out -= 1
+        self.out -= 1
         waiting = bool(self._ready) and self._bucket.ready_at(now) <= now
-        self._window.done(job.size, out=self._out, waiting=waiting, now=now)
-        if flow and not flow.parked:
+        self._window.done(job.size, out=self.out, waiting=waiting, now=now)
+        if flow.classes and not flow.parked:
             self._unpark(flow)  # it was full
         self._retire(flow)
 
@@ -157,28 +153,28 @@ class Uploads:
     def next(self, now: float) -> Job | None:
         """The chunk that may be sent now; ask again until there is none."""
         while self._asleep and self._asleep[0][0] <= now:
-            self._unpark(heapq.heappop(self._asleep)[1])
-        if self._out >= self._window.chunks or self._bucket.ready_at(now) > now:
+            self._unpark(heapq.heappop(self._asleep)[2])
+        if self.out >= self._window.chunks or self._bucket.ready_at(now) > now:
             return None
         while self._ready:
-            tag, flow = heapq.heappop(self._ready)
+            tag, _, flow = heapq.heappop(self._ready)
             flow.parked = False
-            if not flow:
+            if not flow.classes:
                 self._retire(flow)
             elif tag < flow.tag:
                 self._unpark(flow)  # it was charged
             elif flow.out >= self._most_out(flow):
                 pass  # full: `done` brings it back
-            elif (ready_at := flow.bucket.ready_at(now)) > now:
+            elif self._per_peer is not None and (ready_at := flow.bucket.ready_at(now)) > now:
                 flow.parked = True
-                heapq.heappush(self._asleep, (ready_at, flow))
+                heapq.heappush(self._asleep, (ready_at, flow.peer_id, flow))
             else:
                 return self._send(flow, tag, now)
         return None
 
     def next_wakeup(self, now: float) -> float:
         """When `next` might give something though nothing happened before; infinity for never."""
-        if self._out >= self._window.chunks:
+        if self.out >= self._window.chunks:
             return math.inf
         times = [self._asleep[0][0]] if self._asleep else []
         if self._ready:
@@ -190,13 +186,15 @@ class Uploads:
         job = flow.pop(now)
         self._time = tag
         flow.tag = tag + job.size / flow.weight
+        if self._per_peer is not None:
+            flow.bucket.take(job.size, now)
         self._bucket.take(job.size, now)
-        if not self._out:
+        if not self.out:
             self._window.begin(now)
-        self._out += 1
-        self._waiting -= 1
+        self.out += 1
+        self.waiting -= 1
         flow.out += 1
-        if flow:
+        if flow.classes:
             self._unpark(flow)
         return job
 
@@ -213,14 +211,14 @@ class Uploads:
         return -(-self._window.chunks * flow.weight // self._weights)
 
     def _weigh(self, flow: Flow, now: float) -> None:
-        self._weights -= flow.weight
+        before = flow.weight
         flow.weigh(now)
-        self._weights += flow.weight
+        self._weights += flow.weight - before
 
     def _unpark(self, flow: Flow) -> None:
         flow.parked = True
         flow.tag = max(self._time, flow.tag)
-        heapq.heappush(self._ready, (flow.tag, flow))
+        heapq.heappush(self._ready, (flow.tag, flow.peer_id, flow))
 
     def _flow(self, peer_id: str, now: float) -> Flow:
         """A peer's flow; one that is new has nothing to do yet."""
@@ -238,7 +236,7 @@ class Uploads:
 
     def _retire(self, flow: Flow) -> None:
         """Set a flow aside that has nothing to do any more."""
-        if flow or flow.out or flow.parked:
+        if flow.classes or flow.out or flow.parked:
             return
         del self._busy[flow.peer_id]
         self._weights -= flow.weight

@@ -39,6 +39,9 @@ class Window:
 
     Args:
         now: the present.
+
+    Attributes:
+        chunks: how many may be on their way at once.
     """
 
     __slots__ = (
@@ -57,6 +60,8 @@ class Window:
         "_tried",
         "_typical",
         "_wait",
+        "_wanted",
+        "chunks",
     )
 
     def __init__(self, now: float) -> None:
@@ -73,12 +78,7 @@ class Window:
         self._bytes = self._done = 0
         self._limited = True
         self._settling = SMALLEST
-
-    @property
-    def chunks(self) -> int:
-        """How many chunks may be on their way at once."""
-        factor = self._factor if self._tried is None else self._tried
-        return min(LARGEST, self._cheap * factor)
+        self._resize()
 
     def begin(self, now: float) -> None:
         """A chunk is sent while no other is on its way. Time in which nothing was is no evidence of anything."""
@@ -97,14 +97,22 @@ class Window:
         self._bytes += size
         self._done += 1
         self._limited &= waiting
-        elapsed, wanted = now - self._began, max(_FEWEST, 2 * self.chunks)
+        elapsed, wanted = now - self._began, self._wanted
         # A trial that hurts is not seen through to its end.
         hurts = self._tried is not None and elapsed * self._typical > _ENOUGH * wanted * self._size
         if elapsed > 0 and (hurts or self._done >= wanted):
             self._measured(self._bytes / elapsed, now)
+            self._resize()
             self._judge(self._bytes / elapsed)
+            self._resize()
             self._restart(now)
             self._settling = max(self._settling, out)
+
+    def _resize(self) -> None:
+        """Follow what is cheap, kept and on trial."""
+        factor = self._factor if self._tried is None else self._tried
+        self.chunks = min(LARGEST, self._cheap * factor)
+        self._wanted = max(_FEWEST, 2 * self.chunks)
 
     def _measured(self, rate: float, now: float) -> None:
         self._best.add(rate, now)

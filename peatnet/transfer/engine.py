@@ -101,6 +101,9 @@ class Engine:
         self._budget = budget
         self._share: Share | None = None
         self._told_made = self._told_in_vain = 0  # what the share knows of
+        self._told_out: tuple[int, bool] | None = (
+            None  # likewise, for as long as nothing is asked for
+        )
         self._progress_at = -math.inf
         self._roster = Roster(settings.max_sources)
         self._on_ban = on_ban
@@ -265,9 +268,13 @@ class Engine:
         out, now = self.swarm.requests_out, self._clock()
         if made and out == made:
             self._progress_at = now  # nothing was out before, so nothing is late yet
+        progressing = now - self._progress_at < _STALLED
+        if not made and not in_vain and (out, progressing) == self._told_out:
+            return  # most news changes nothing that the share wants to know
+        self._told_out = out, progressing
         share.requested(made)
         share.requested(-in_vain)
-        share.out(out, now - self._progress_at < _STALLED)
+        share.out(out, progressing)
 
     # Sources.
 

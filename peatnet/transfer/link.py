@@ -107,14 +107,14 @@ class Link:
     def gained(self, indices: Iterable[int]) -> None:
         """See SourceLink."""
         n = self.table.n_chunks
-        new = []
-        for index in indices:
+        news = list(indices)
+        for index in news:
             if not 0 <= index < n:
                 raise RemoteProtocolError(f"{self.source.name}: chunk {index} of a blob with {n}")
-            new.append(index)
         if not self.closed:
-            self.holds |= mask_of(new, n)
-            self._owner.feed(SourceGained(self.source.name, new))
+            chunks = mask_of(news, n)
+            self.holds |= chunks
+            self._owner.feed(SourceGained(self.source.name, chunks))
 
     async def next_request(self) -> int:
         """See SourceLink."""

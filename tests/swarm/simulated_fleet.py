@@ -203,7 +203,7 @@ class Fleet:
                     self._announce(node, other, index)
 
     def _announce(self, node: Node, other: Node, index: int) -> None:
-        self.later(LATENCY, lambda: self._tell(other, SourceGained(node.name, [index])))
+        self.later(LATENCY, lambda: self._tell(other, SourceGained(node.name, 1 << index)))
 
     def _die(self, node: Node) -> None:
         for other in self.nodes.values():

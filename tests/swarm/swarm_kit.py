@@ -8,6 +8,7 @@ from typing import Any
 from peatnet.swarm import (
     Action,
     Request,
+    SourceGained,
     SourceHas,
     SourceJoined,
     Swarm,
@@ -43,6 +44,10 @@ def join(
     actions = swarm.handle(SourceJoined(name, tier, pipeline), now)
     has = bitmap(swarm, *indices) if indices else None
     return actions + swarm.handle(SourceHas(name, has), now)
+
+
+def gained(name: str, *indices: int) -> SourceGained:
+    return SourceGained(name, sum(1 << i for i in indices))
 
 
 def requests(actions: list[Action], source: str | None = None) -> list[int]:

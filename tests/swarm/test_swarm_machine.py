@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from swarm_kit import bitmap, join, make, requests, view, view_out
+from swarm_kit import bitmap, gained, join, make, requests, view, view_out
 
 from peatnet.swarm import (
     Ban,
@@ -17,7 +17,6 @@ from peatnet.swarm import (
     Drop,
     Life,
     Request,
-    SourceGained,
     SourceHas,
     SourceJoined,
     SourceLost,
@@ -96,7 +95,7 @@ def test_rarity_follows_what_sources_gain_and_lose() -> None:
     swarm = make(8, first_window=8)
     join(swarm, "a", 0, 1, 2, 3, pipeline=1)
     join(swarm, "b", 4, 5, 6, 7, pipeline=1)
-    swarm.handle(SourceGained("a", [4, 5, 6]), 0)
+    swarm.handle(gained("a", 4, 5, 6), 0)
     rare = {0, 1, 2, 3, 7} - {*view_out(swarm, "a"), *view_out(swarm, "b")}
     asked = requests(join(swarm, "c"))
     assert set(asked[: len(rare)]) == rare
@@ -338,7 +337,7 @@ def test_late_news_of_a_source_that_is_gone() -> None:
     swarm.handle(SourceLost("a"), 0)
     assert swarm.handle(ChunkFailed("a", 0, "late"), 0) == []
     assert swarm.handle(SourceHas("a", None), 0) == []
-    assert swarm.handle(SourceGained("a", [0]), 0) == []
+    assert swarm.handle(gained("a", 0), 0) == []
     assert swarm.handle(ChunkArrived("a", 0), 0) == []
     assert swarm.bytes_by_source == {"a": 10}
 
@@ -349,5 +348,5 @@ def test_one_that_began_with_nothing_takes_over_from_one_that_went() -> None:
     swarm.handle(SourceHas("late", bitmap(swarm)), 0)
     (asked,) = requests(join(swarm, "a"))
     # No news for a download that wants only the other chunk, for now.
-    assert swarm.handle(SourceGained("late", [asked]), 1) == []
+    assert swarm.handle(gained("late", asked), 1) == []
     assert requests(swarm.handle(SourceLost("a"), 2), "late") == [asked]

@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from swarm_kit import bitmap, join, make, requests, view_out
+from swarm_kit import bitmap, gained, join, make, requests, view_out
 
 from peatnet.errors import LocalProtocolError
 from peatnet.swarm import (
@@ -18,7 +18,6 @@ from peatnet.swarm import (
     ChunkFailed,
     ChunkFound,
     Request,
-    SourceGained,
     SourceHas,
     SourceJoined,
     SourceLost,
@@ -295,9 +294,9 @@ def test_what_is_gained_in_the_endgame_is_looked_at() -> None:
     swarm.handle(SourceJoined("b", Tier.PEER, 1), 0)
     swarm.handle(SourceHas("b", bitmap(swarm)), 0)
     swarm.handle(Tick(), 2.5)
-    assert requests(swarm.handle(SourceGained("b", [0]), 2.5), "b") == [0]
-    assert swarm.handle(SourceGained("b", [0]), 2.5) == []
-    assert swarm.handle(SourceGained("b", []), 2.5) == []
+    assert requests(swarm.handle(gained("b", 0), 2.5), "b") == [0]
+    assert swarm.handle(gained("b", 0), 2.5) == []
+    assert swarm.handle(gained("b"), 2.5) == []
 
 
 def test_what_is_announced_again_may_be_tried_again() -> None:
@@ -307,7 +306,7 @@ def test_what_is_announced_again_may_be_tried_again() -> None:
     asked = "a" if view_out(swarm, "a") else "b"
     swarm.handle(ChunkFailed(asked, 0, "no"), 0)
     assert swarm._board.sources[asked].avoid == {0}
-    swarm.handle(SourceGained(asked, [0, 1]), 0)
+    swarm.handle(gained(asked, 0, 1), 0)
     assert not swarm._board.sources[asked].avoid
 
 

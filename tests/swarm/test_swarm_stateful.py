@@ -29,6 +29,7 @@ from peatnet.swarm import (
     SwarmSettings,
     Tick,
     Tier,
+    mask_of,
 )
 
 CHUNK = 10
@@ -153,7 +154,7 @@ class SwarmMachine(RuleBasedStateMachine):
         if name in self.alive:
             indices = [index % self.n for index in indices]
             self.alive[name].has.update(indices)
-            self.send(SourceGained(name, indices))
+            self.send(SourceGained(name, mask_of(indices, self.n)))
 
     @precondition(lambda self: any(each.out for each in self.alive.values()))
     @rule(data=st.data(), what=st.sampled_from(["arrive"] * 6 + ["fail"] * 3 + ["corrupt"]))
