@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 PARALLEL_FETCHES = 4
 # A look at all models is followed by so many times its own length without one (s at most): thousands of records that
 # come in one by one must not keep the node busy with looking.
-REST_AFTER_LOOK = 4.0
+REST_AFTER_LOOK = 9.0
 LONGEST_REST = 1.0
 
 log = get_logger(__name__)
@@ -289,10 +289,11 @@ class Keeper:
         soonest = now + LONGEST_RETRY
         models = self._library.models()
         wanted = [(target, SourceChoice.ANY) for target in self._policy.wanted(models)]
-        self._end_unwanted(
-            {fetch_name(model, self._library.blob_of(model)) for model in models},
-            {fetch_name(target.model, target.blob) for target, _ in wanted},
-        )
+        if self._jobs:
+            self._end_unwanted(
+                {fetch_name(model, self._library.blob_of(model)) for model in models},
+                {fetch_name(target.model, target.blob) for target, _ in wanted},
+            )
         for name, choice in list(self._intents.left.items()):
             intended = self._policy.intended(name)
             if intended is not None:
@@ -396,8 +397,8 @@ class Keeper:
         )
         job = self._jobs[name] = Job(name, target, choice, fetch, stirring, member=member)
         job.look_after = member is not None and member.twin
-        tell = log.info if member is None else log.debug
-        tell("fetching", target=str(target.model or target.blob), source=choice.value)
+        if member is None:
+            log.info("fetching", target=str(target.model or target.blob), source=choice.value)
         self._nursery.start_soon(self._run_job, job)
         if target.model is not None:
             self._on_change(target.model)
@@ -443,7 +444,9 @@ class Keeper:
                 await trio.to_thread.run_sync(self._library.set_ready, model, info)
         self._retries.done(retry_key(job.target))
         self._on_blob(info.hash)
-        log.info("verified", target=str(model or info.hash), bytes=info.size, blob=info.hash.hex())
+        if job.member is None:  # of a group, the group tells
+            what = str(model or info.hash)
+            log.info("verified", target=what, bytes=info.size, blob=info.hash.hex())
         return info
 
     async def _failed(self, job: Job, error: PeatnetError) -> None:

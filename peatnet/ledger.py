@@ -26,6 +26,7 @@ from peatnet.records import (
     sign_record,
 )
 from peatnet.records.bodies import check_body, decode_manifest
+from peatnet.targets import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -65,7 +66,11 @@ class Ledger:
         added = {PeerId.parse(row[0]) for row in database.execute("SELECT peer_id FROM trusted")}
         self.catalogue = Catalogue({keys.peer_id, *self._configured, *added})
         self.on_change: list[Callable[[Record], None]] = []
-        self._manifests: dict[bytes, tuple[Record, ModelManifest]] = {}
+        self._models: dict[bytes, Model] = {}
+        # All of them in order, and how often they had changed when they were put in order: a node looks at all of its
+        # models again and again.
+        self._changes = 0
+        self._in_order: tuple[int, list[Model]] = (0, [])
         # Held while records are written or signed: of two records for a slot, the newer must be on disk last.
         self._writing = trio.Lock()
         self._load()
@@ -82,9 +87,18 @@ class Ledger:
             if self.catalogue.offer(record) is Outcome.ACCEPTED:
                 self._note(record, manifest)
 
-    def manifests(self) -> list[tuple[Record, ModelManifest]]:
-        """Every manifest that is not withdrawn, with its record."""
-        return list(self._manifests.values())
+    def models(self) -> list[Model]:
+        """Every manifest that is not withdrawn, trusted ones first, then by name and publisher. Any thread may ask."""
+        changes, models = self._in_order
+        if changes != self._changes:
+            # First this: what changes while they are put in order is seen the next time.
+            changes = self._changes
+            models = sorted(
+                self._models.values(),
+                key=lambda item: (not item.trusted, str(item), item.publisher),
+            )
+            self._in_order = changes, models
+        return list(models)
 
     async def take(self, envelopes: Sequence[bytes]) -> list[Taken]:
         """Take in records from anywhere: each is verified, its body checked, and kept where it is news.
@@ -172,6 +186,7 @@ class Ledger:
             self._database.execute, "INSERT OR IGNORE INTO trusted VALUES (?)", (str(parsed),)
         )
         self.catalogue.trust(parsed)
+        self._trust_changed(parsed)
 
     async def distrust(self, peer_id: str) -> None:
         """Stop trusting a publisher.
@@ -194,13 +209,14 @@ class Ledger:
         )
         dropped = self.catalogue.distrust(parsed)
         for record in dropped:
-            self._manifests.pop(record.slot, None)
+            self._models.pop(record.slot, None)
+        self._trust_changed(parsed)
         await self._persist(dropped)
 
     def counts(self, record: Record) -> bool:
         """Whether this manifest is the newest of its slot and not withdrawn. Any thread may ask."""
-        held = self._manifests.get(record.slot)
-        return held is not None and held[0] == record
+        held = self._models.get(record.slot)
+        return held is not None and held.record == record
 
     def is_trusted(self, publisher: str) -> bool:
         """Whether this publisher's records count. What is no peer id is not trusted."""
@@ -214,9 +230,17 @@ class Ledger:
 
     def _note(self, record: Record, manifest: ModelManifest | None) -> None:
         if manifest is not None:
-            self._manifests[record.slot] = (record, manifest)
+            self._models[record.slot] = Model(record, manifest, self.is_trusted(record.publisher))
         elif record.type is RecordType.WITHDRAWAL:
-            self._manifests.pop(record.slot, None)
+            self._models.pop(record.slot, None)
+        self._changes += 1
+
+    def _trust_changed(self, publisher: PeerId) -> None:
+        trusted = self.is_trusted(publisher)
+        for slot, model in self._models.items():
+            if model.record.publisher == publisher:
+                self._models[slot] = Model(model.record, model.manifest, trusted)
+        self._changes += 1
 
     def _tell(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -239,12 +263,13 @@ class Ledger:
 
     def _write_records(self, records: Sequence[Record], gone: Iterable[bytes] = ()) -> None:
         with self._database.transaction():
-            for record in records:
-                self._database.execute(
-                    "INSERT OR REPLACE INTO records VALUES (?, ?)", (record.slot, record.envelope)
-                )
-            for slot in gone:
-                self._database.execute("DELETE FROM records WHERE slot = ?", (slot,))
+            self._database.execute_many(
+                "INSERT OR REPLACE INTO records VALUES (?, ?)",
+                [(record.slot, record.envelope) for record in records],
+            )
+            self._database.execute_many(
+                "DELETE FROM records WHERE slot = ?", [(slot,) for slot in gone]
+            )
 
 
 def parse_peer_id(text: str) -> PeerId:

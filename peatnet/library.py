@@ -69,11 +69,7 @@ class Library:
 
     def models(self) -> list[Model]:
         """All models that count, trusted ones first, then by name and publisher."""
-        found = [
-            Model(record, manifest, self.ledger.is_trusted(str(record.publisher)))
-            for record, manifest in self.ledger.manifests()
-        ]
-        return sorted(found, key=lambda item: (not item.trusted, str(item), item.publisher))
+        return self.ledger.models()
 
     def find(self, reference: str, *, publisher: str | None = None) -> Target:
         """What a person means by MODEL, MODEL@VERSION, a hash, or the beginning of one.
@@ -203,10 +199,12 @@ class Library:
 
     def ready_info(self, model: Model) -> BlobInfo | None:
         """The complete blob of a model that :meth:`set_ready` was called for; None for any other."""
-        state, info = self.state(model), self.info_of(model)
+        state = self.state(model)
+        if state.verified_at is None:
+            return None
+        info = self.info_of(model)
         # A newer manifest of the same version may name another blob than the one that was put in place.
-        ready = info is not None and state.verified_at is not None and state.blob == info.hash
-        return info if ready else None
+        return info if info is not None and state.blob == info.hash else None
 
     # State
 
@@ -367,7 +365,10 @@ class Library:
 
     def status(self, model: Model, *, fetching: bool) -> ModelStatus:
         """The state of a model here; costs no disk."""
-        if (info := self.ready_info(model)) is not None:
+        return self._status(model, self.ready_info(model), fetching=fetching)
+
+    def _status(self, model: Model, info: BlobInfo | None, *, fetching: bool) -> ModelStatus:
+        if info is not None:
             standing = self.standing(model, info)
             return ModelStatus.LOADED if standing and standing.loaded else ModelStatus.READY
         if fetching:
@@ -409,7 +410,7 @@ class Library:
             version=model.manifest.version,
             publisher=model.publisher,
             trusted=model.trusted,
-            status=self.status(model, fetching=progress is not None).value.lower(),
+            status=self._status(model, info, fetching=progress is not None).value.lower(),
             download_progress=done if info is None else 1.0,
             size_bytes=model.manifest.size_bytes,
             blob_hash=blob.hex() if blob else None,

@@ -72,11 +72,11 @@ class Ordered:
         disk.
         """
         wanted = command.manifest
-        ledger, key = self._library.ledger, wanted.key
+        key = wanted.key
         alike = [
-            Model(record, manifest, ledger.is_trusted(str(record.publisher)))
-            for record, manifest in ledger.manifests()
-            if record.key == key and is_same_file(manifest, wanted)
+            model
+            for model in self._library.models()
+            if model.record.key == key and is_same_file(model.manifest, wanted)
         ]
         found = [model for model in alike if model.trusted or model.manifest == wanted]
         if not found:

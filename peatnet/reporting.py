@@ -22,7 +22,6 @@ from peatnet.net.node_status import (
     NodeStatus,
 )
 from peatnet.ordered import REMOVED
-from peatnet.targets import Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from peatnet.keeper import Keeper
     from peatnet.library import Library
     from peatnet.states import Key
+    from peatnet.targets import Model
 
 NO_POLICY: Final = "its fetch policy is none, and nobody has asked for it there"
 WAITING: Final = "waiting for its turn"
@@ -137,13 +137,9 @@ class Reporter:
 
     def _chosen(self, loaded: set[Key]) -> tuple[list[Model], bool]:
         """The models to tell of: what is being fetched or in service, what is trusted, what is newest goes first."""
-        ledger = self._library.ledger
         active = loaded | self._keeper.fetching_models()
         ordered = {outcome.model for outcome in self._outcomes.values()}
-        models = [
-            Model(record, manifest, ledger.is_trusted(str(record.publisher)))
-            for record, manifest in ledger.manifests()
-        ]
+        models = self._library.models()
 
         def weight(model: Model) -> tuple[bool, bool, tuple[int, bytes]]:
             first = model.key in active or (model.trusted and str(model) in ordered)

@@ -20,7 +20,7 @@ from peatnet.concurrency import Stirring
 from peatnet.errors import IntegrityError, NoSource, PeatnetError, RemoteProtocolError
 from peatnet.jobs import retry_key
 from peatnet.log import get_logger
-from peatnet.net.small_stream import Wanted
+from peatnet.net.small_stream import MAX_BLOB, Wanted
 from peatnet.tables import TableSearch
 from peatnet.transfer.budget import Pacer
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Wish = tuple[Target, SourceChoice]
 
-LARGEST = 256 * 1024
+LARGEST = MAX_BLOB
 # Fewer are fetched one by one, which shares them among all peers.
 MIN_GROUP = 8
 MAX_GROUP = 128

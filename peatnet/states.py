@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from peatnet.blobs import Hash
 
@@ -27,6 +27,12 @@ CREATE TABLE models (
 CREATE TABLE intents (target TEXT PRIMARY KEY, source TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
 _SCHEMA_2 = "ALTER TABLE models ADD COLUMN tried BLOB;"
+
+_PUT: Final = (
+    "INSERT OR REPLACE INTO models"
+    " (publisher, key, blob, path, verified_at, error, failed, removed, tried)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 Key = tuple[str, str]
 """A model's name among all: its publisher, and ``model_id@version``."""
@@ -53,6 +59,9 @@ class LocalState:
     failed: bool = False
     removed: bool = False
     tried: bytes | None = None
+
+
+_NOTHING: Final = LocalState()
 
 
 class States:
@@ -83,7 +92,7 @@ class States:
 
     def get(self, key: Key) -> LocalState:
         """What is remembered of a model."""
-        return self._states.get(key, LocalState())
+        return self._states.get(key, _NOTHING)
 
     def items(self) -> list[tuple[Key, LocalState]]:
         """All that is remembered, also of models that do not count any more."""
@@ -91,32 +100,14 @@ class States:
 
     def put(self, key: Key, state: LocalState) -> None:
         """Remember this of a model."""
-        self._write(key, state)
+        self._database.execute(_PUT, _values(key, state))
         self._states[key] = state
 
     def put_all(self, states: Mapping[Key, LocalState]) -> None:
         """Remember this of several models, all or none, in one write to the disk."""
         with self._database.transaction():
-            for key, state in states.items():
-                self._write(key, state)
+            self._database.execute_many(_PUT, (_values(*item) for item in states.items()))
         self._states.update(states)
-
-    def _write(self, key: Key, state: LocalState) -> None:
-        self._database.execute(
-            "INSERT OR REPLACE INTO models"
-            " (publisher, key, blob, path, verified_at, error, failed, removed, tried)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *key,
-                state.blob,
-                state.path,
-                state.verified_at,
-                state.error,
-                int(state.failed),
-                int(state.removed),
-                state.tried,
-            ),
-        )
 
     def forget(self, key: Key) -> None:
         """Remember nothing of a model."""
@@ -140,3 +131,16 @@ class States:
         return [
             (str(row[0]), str(row[1])) for row in self._database.execute("SELECT * FROM intents")
         ]
+
+
+def _values(key: Key, state: LocalState) -> tuple[Any, ...]:
+    return (
+        *key,
+        state.blob,
+        state.path,
+        state.verified_at,
+        state.error,
+        int(state.failed),
+        int(state.removed),
+        state.tried,
+    )

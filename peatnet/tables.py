@@ -106,7 +106,7 @@ class TableSearch:
         """The signed table of a blob that is one chunk, whose digest is the blob's own; None for any other."""
         if self._hint is None or not 0 < self._size <= self._hint.chunk_size:
             return None
-        table = ChunkTable(self._size, self._hint.chunk_size, bytes(blob))
+        table = ChunkTable.of_one_chunk(blob, self._size, self._hint.chunk_size)
         return Offer(table, None) if self.is_signed(table) else None
 
     async def run(self, peers: Peers, blob: Hash) -> Offer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from peatnet.blobs import Hash
@@ -22,6 +22,13 @@ class Model:
     record: Record
     manifest: ModelManifest
     trusted: bool
+    blob: Hash | None = field(init=False, repr=False, compare=False)
+    """The blob that the manifest names; foreign manifests may name none."""
+
+    def __post_init__(self) -> None:
+        # Once, since a look at thousands of models asks for it again and again.
+        named = self.manifest.blob_hash
+        object.__setattr__(self, "blob", Hash.parse(named) if named else None)
 
     @property
     def publisher(self) -> str:
@@ -32,11 +39,6 @@ class Model:
     def key(self) -> Key:
         """Its name among all models."""
         return self.publisher, self.record.key
-
-    @property
-    def blob(self) -> Hash | None:
-        """The blob that the manifest names; foreign manifests may name none."""
-        return Hash.parse(self.manifest.blob_hash) if self.manifest.blob_hash else None
 
     def __str__(self) -> str:
         return self.record.key

@@ -53,6 +53,10 @@ class ModelView(_View):
     error: str | None
     in_service: bool = False
 
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of this view. There may be thousands of them, and `asdict` copies at great length."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class PeerView(_View):

@@ -19,7 +19,7 @@ import trio
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from peatnet.blobs import ChunkTable, Database, Hash, Store
+from peatnet.blobs import Bitmap, ChunkTable, Database, Hash, Store
 from peatnet.models import ModelStatus
 from peatnet.net.blob_messages import (
     ChunkRequest,
@@ -45,6 +45,7 @@ from peatnet.net.node_status import (
     NodeStatus,
 )
 from peatnet.net.presence import Presence
+from peatnet.net.small_stream import Wanted, ask_frame, give_header
 from peatnet.net.standing import POINTS
 from peatnet.net.wire import PREFIX, pack_prefix
 from peatnet.records import (
@@ -234,6 +235,19 @@ def blob_examples() -> dict[str, bytes]:
     }
 
 
+def small_examples() -> dict[str, bytes]:
+    """An ask for two small blobs, of which the holder has the second."""
+    data = b"small"
+    wanted = [Wanted(Hash(bytes(32)), 16_384), Wanted(Hash.of(data), len(data))]
+    given = Bitmap(2)
+    given.set(1)
+    header, payload = ask_frame(wanted)
+    return {
+        "small-ask": pack_prefix(header, len(payload)) + payload,
+        "small-give": pack_prefix(give_header(given), len(data)) + data,
+    }
+
+
 def lane_examples() -> dict[str, bytes]:
     """A lane is asked for, given or refused, and opened."""
     ticket, fingerprint = bytes(range(32)), bytes(range(224, 256))
@@ -292,6 +306,7 @@ def examples() -> dict[str, bytes]:
         "refusal-busy": pack_prefix(Refusal(0, "busy").header()),
         **catalogue_examples(record.envelope),
         **blob_examples(),
+        **small_examples(),
         **lane_examples(),
     }
 

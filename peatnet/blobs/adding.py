@@ -61,7 +61,8 @@ def add_file(
                 info = shelf.know_sha256(blob, hashes.sha256)
                 if info is None:
                     shelf.space.release(key)
-                    info = shelf.install(temp, blob, hashes.table, hashes.sha256)
+                    info = shelf.install(temp, blob, hashes.table, hashes.sha256, pin)
+                    pin = None
                     if not shelf.is_open(blob):
                         shelf.drop_partial(blob)
             return _finish(shelf, path, info, mode=mode, pin=pin)

@@ -11,8 +11,6 @@ How many files are synced together, and why that is enough, is told in `peatnet.
 
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -78,7 +76,7 @@ def add_small(shelf: Shelf, blobs: Sequence[SmallBlob]) -> dict[Hash, BlobInfo]:
         if blob.table.size != len(blob.data):
             raise LocalProtocolError(f"{blob.hash}: {len(blob.data)} bytes")
     wanted = {blob.hash: blob for blob in blobs}
-    with _all_exclusive(shelf, wanted):
+    with shelf.exclusive(*wanted):
         infos = {name: shelf.blobs[name] for name in wanted if name in shelf.blobs}
         begun = _begun(shelf)
         new = [
@@ -111,7 +109,7 @@ def link_models(shelf: Shelf, links: Sequence[Link]) -> list[Path]:
     targets = [shelf.layout.model_link(link.model_id, link.filename) for link in links]
     odd: list[Link] = []
     models = shelf.layout.models
-    with _all_exclusive(shelf, {link.blob for link in links}), syncing(models) as sync:
+    with shelf.exclusive(*{link.blob for link in links}), syncing(models) as sync:
         changed = _make_dirs(models, {target.parent for target in targets})
         for link, target in zip(links, targets, strict=True):
             if _link_new(shelf.get(link.blob).path, target):
@@ -123,14 +121,6 @@ def link_models(shelf: Shelf, links: Sequence[Link]) -> list[Path]:
         # Something has the name, or the file system knows no hard links.
         link_model(shelf, *link)
     return targets
-
-
-def _all_exclusive(shelf: Shelf, blobs: Iterable[Hash]) -> ExitStack:
-    """`Shelf.exclusive` for several blobs. In order, so that two who want the same do not wait for each other."""
-    with ExitStack() as stack:
-        for blob in sorted(blobs):
-            stack.enter_context(shelf.exclusive(blob))
-        return stack.pop_all()
 
 
 def _begun(shelf: Shelf) -> set[str]:
@@ -147,8 +137,10 @@ def _begun(shelf: Shelf) -> set[str]:
 def _install(shelf: Shelf, blobs: Sequence[SmallBlob]) -> None:
     layout, files = shelf.layout, list[_File]()
     for blob in blobs:
-        path, table = layout.blob(blob.hash), layout.table(blob.hash)
-        files.append(_File(temp_path(path.parent), table, blob.table.encode(), _USUAL))
+        path = layout.blob(blob.hash)
+        if not blob.table.is_plain:
+            table = layout.table(blob.hash)
+            files.append(_File(temp_path(path.parent), table, blob.table.encode(), _USUAL))
         files.append(_File(temp_path(path.parent), path, blob.data, _READ_ONLY))
     directories = {file.path.parent for file in files}
     with syncing(layout.blobs) as sync:
@@ -173,14 +165,23 @@ def _install(shelf: Shelf, blobs: Sequence[SmallBlob]) -> None:
 
 def _make_dirs(parent: Path, directories: Iterable[Path]) -> set[Path]:
     """Make those of these directories in ``parent`` that are missing; returns what is to be synced then."""
-    missing = [path for path in directories if not path.is_dir()]
-    for path in missing:
+    made = False
+    for path in directories:
         with os_errors("creating the directory", path):
-            path.mkdir(exist_ok=True)
-    return {parent} if missing else set()
+            try:
+                path.mkdir()
+            except FileExistsError:
+                if not path.is_dir():
+                    raise
+            else:
+                made = True
+    return {parent} if made else set()
 
 
 def _link_new(blob: Path, target: Path) -> bool:
     """Make a name that is not there yet; False where it is, or cannot be made."""
     with os_errors("linking", target):
-        return not os.path.lexists(target) and hard_link(blob, target)
+        try:
+            return hard_link(blob, target)
+        except FileExistsError:
+            return False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from peatnet.errors import DiskFull, LocalProtocolError, PeatnetError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 _SCRIPTS = """
@@ -68,6 +68,23 @@ class Database:
             self._check_open()
             try:
                 return self._connection.execute(sql, parameters).fetchall()
+            except sqlite3.Error as exc:
+                raise _translated(exc, self._path) from exc
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run one statement with each of these rows, in the transaction that this thread is in.
+
+        Raises:
+            LocalProtocolError: it is in none, so that each row would be a write to the disk of its own.
+            DiskFull: no room for what it would write.
+            StorageError: SQLite refused it.
+        """
+        with self._lock:
+            self._check_open()
+            if not self._in_transaction:
+                raise LocalProtocolError("many statements without a transaction")
+            try:
+                self._connection.executemany(sql, rows)
             except sqlite3.Error as exc:
                 raise _translated(exc, self._path) from exc
 

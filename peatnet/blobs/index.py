@@ -69,15 +69,19 @@ class Index:
             and (not sha256 or is_sha256(sha256))
         ]
 
-    def put(self, row: Row) -> None:
-        """Enter a blob, replacing what was known of it."""
-        self._database.execute(_PUT, _values(row))
+    def put(self, row: Row, reason: str | None = None) -> None:
+        """Enter a blob, replacing what was known of it, and pin it where there is a reason."""
+        if reason is None:
+            self._database.execute(_PUT, _values(row))
+            return
+        with self._database.transaction():
+            self._database.execute(_PUT, _values(row))
+            self.pin(row.hash, reason)
 
     def put_all(self, rows: Iterable[Row]) -> None:
         """Enter blobs, all or none, in one write to the disk."""
         with self._database.transaction():
-            for row in rows:
-                self._database.execute(_PUT, _values(row))
+            self._database.execute_many(_PUT, map(_values, rows))
 
     def drop(self, blob: Hash) -> None:
         """Forget a blob; its pins stay."""

@@ -6,7 +6,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from peatnet.blobs.bitmap import Bitmap
-from peatnet.blobs.durable import read_bounded, write_atomic
+from peatnet.blobs.durable import read_bounded
 from peatnet.blobs.hashes import Hash
 from peatnet.blobs.hashing import hash_file
 from peatnet.blobs.index import DOWNLOAD
@@ -31,8 +31,8 @@ _log = get_logger(__name__)
 def load(shelf: Shelf) -> None:
     """Fill a shelf from disk. A blob counts when its row and its file agree.
 
-    Reads tables and looks at sizes; the blobs themselves are not read, except one whose table file
-    is lost.
+    Reads tables and looks at sizes; the blobs themselves are not read, except one whose table is
+    lost.
 
     Raises:
         StorageError: a directory cannot be made or read.
@@ -80,7 +80,7 @@ def _load_blob(shelf: Shelf, row: Row) -> BlobInfo | None:
     if status.st_size != row.size:
         shelf.set_aside(row.hash, f"has {status.st_size} bytes instead of {row.size}")
         return None
-    table = read_table(shelf.layout.table(row.hash))
+    table = shelf.table_of(row.hash, row.size, row.chunk_size)
     if table is None or table.table_hash != row.table_hash or table.size != row.size:
         table = _table_again(shelf, row, path)
         if table is None:
@@ -100,7 +100,7 @@ def _table_again(shelf: Shelf, row: Row, path: Path) -> ChunkTable | None:
     if hashes.blake3 != row.hash or hashes.table.table_hash != row.table_hash:
         shelf.set_aside(row.hash, f"its BLAKE3 is {hashes.blake3}")
         return None
-    write_atomic(shelf.layout.table(row.hash), hashes.table.encode())
+    shelf.keep_table(row.hash, hashes.table)
     return hashes.table
 
 

@@ -60,16 +60,19 @@ class Shelf:
         self._busy: set[Hash] = set()
 
     @contextmanager
-    def exclusive(self, blob: Hash) -> Iterator[None]:
-        """Wait until no other operation puts in or takes out this blob, and be the one."""
+    def exclusive(self, *blobs: Hash) -> Iterator[None]:
+        """Wait until no other operation puts in or takes out any of these blobs, and be the one.
+
+        All of them are taken at the same moment, so two that want the same blobs never wait for each other.
+        """
         with self.lock:
-            self.lock.wait_for(lambda: blob not in self._busy)
-            self._busy.add(blob)
+            self.lock.wait_for(lambda: self._busy.isdisjoint(blobs))
+            self._busy.update(blobs)
         try:
             yield
         finally:
             with self.lock:
-                self._busy.discard(blob)
+                self._busy.difference_update(blobs)
                 self.lock.notify_all()
 
     def get(self, blob: Hash) -> BlobInfo:
@@ -125,16 +128,23 @@ class Shelf:
                 lease.gone = True
         self.wakers.wake(blob)
 
-    def install(self, temp: Path, blob: Hash, table: ChunkTable, sha256: str | None) -> BlobInfo:
-        """Make a verified file, whose data is synced, a complete blob. In `exclusive` only.
+    def install(
+        self,
+        temp: Path,
+        blob: Hash,
+        table: ChunkTable,
+        sha256: str | None,
+        pin: str | None = None,
+    ) -> BlobInfo:
+        """Make a verified file, whose data is synced, a complete blob, and pin it. In `exclusive` only.
 
         The row comes before the rename: a blob is complete when both are there, so a crash in
         between leaves a row without a file, which counts for nothing.
         """
         path = self.layout.blob(blob)
         make_dir(path.parent)
-        write_atomic(self.layout.table(blob), table.encode())
-        self.index.put(Row(blob, table.size, table.chunk_size, table.table_hash, sha256))
+        self.keep_table(blob, table)
+        self.index.put(Row(blob, table.size, table.chunk_size, table.table_hash, sha256), pin)
         rename_durable(temp, path)
         # Last, since a crash must not leave a partial file that cannot be opened for writing.
         make_read_only(path)
@@ -145,6 +155,22 @@ class Shelf:
             self.partials.pop(blob, None)
         self.wakers.wake(blob)
         return info
+
+    def keep_table(self, blob: Hash, table: ChunkTable) -> None:
+        """Have the table of a complete blob on disk, where it cannot be told from the blob's name and size."""
+        if not table.is_plain:
+            write_atomic(self.layout.table(blob), table.encode())
+
+    def table_of(self, blob: Hash, size: int, chunk_size: int) -> ChunkTable | None:
+        """The table of a complete blob, as `keep_table` left it; None when it is lost or damaged.
+
+        Stores of before have a file also where none is needed: it is not looked at, and goes with the blob.
+        """
+        if size <= chunk_size:
+            plain = ChunkTable.of_one_chunk(blob, size, chunk_size)
+            if plain.is_plain:
+                return plain
+        return read_table(self.layout.table(blob))
 
     def know_sha256(self, blob: Hash, sha256: str) -> BlobInfo | None:
         """Note the SHA-256 of a complete blob; None where there is no such blob. In `exclusive` only."""
@@ -192,7 +218,9 @@ class Shelf:
 
     def drop_partial(self, blob: Hash) -> None:
         """Delete all files of a download that is not open, and its pin. In `exclusive` only."""
-        unlink_durable(*(self.layout.partial_file(blob, kind) for kind in PARTIAL_KINDS))
+        files = [self.layout.partial_file(blob, kind) for kind in PARTIAL_KINDS]
+        if any(map(os.path.lexists, files)):
+            unlink_durable(*files)
         self.space.release(partial_key(blob))
         self.index.unpin(blob, DOWNLOAD)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from blake3 import blake3
 
@@ -113,6 +113,20 @@ class ChunkTable:
                 f"a chunk table of {len(self.digests)} bytes for {self.n_chunks} chunks"
             )
         object.__setattr__(self, "table_hash", Hash.of(self.digests))
+
+    @classmethod
+    def of_one_chunk(cls, blob: Hash, size: int, chunk_size: int) -> Self:
+        """The table of a blob that is one chunk: its only digest is the blob's own name.
+
+        Raises:
+            IntegrityError: so many bytes are more than one chunk, or none.
+        """
+        return cls(size, chunk_size, bytes(blob))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the blob's name and size tell all of it: one chunk, of the size that such a blob is published with."""
+        return self.size <= self.chunk_size == SMALL_CHUNK_SIZE
 
     @property
     def n_chunks(self) -> int:

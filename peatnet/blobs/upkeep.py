@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from peatnet.blobs.durable import is_orphan_temp, is_temp, write_atomic
+from peatnet.blobs.durable import is_orphan_temp, is_temp
 from peatnet.blobs.hashing import ChunkHasher, hash_file, pump
 from peatnet.blobs.index import Row
 from peatnet.blobs.info import BlobInfo, Damage, VerifyReport
@@ -71,8 +71,8 @@ def _verify_one(shelf: Shelf, info: BlobInfo, progress: Progress) -> Damage | No
             reason = f"cannot be read: {exc.strerror}"
         else:
             if not bad and whole == blob:
-                if read_table(shelf.layout.table(blob)) != info.table:
-                    write_atomic(shelf.layout.table(blob), info.table.encode())
+                if shelf.table_of(blob, info.size, info.table.chunk_size) != info.table:
+                    shelf.keep_table(blob, info.table)
                 return None
             reason = f"{len(bad)} of {info.table.n_chunks} chunks are wrong"
         if not os.path.lexists(info.path):
@@ -188,7 +188,7 @@ def _index_again(shelf: Shelf, blob: Hash, path: Path, progress: Progress) -> bo
         return False
     found = hashes.table
     if table != found:
-        write_atomic(shelf.layout.table(blob), found.encode())
+        shelf.keep_table(blob, found)
     make_read_only(path)
     shelf.index.put(Row(blob, found.size, found.chunk_size, found.table_hash, hashes.sha256))
     shelf.space.hold(blob_key(blob), found.size)

@@ -14,6 +14,7 @@ import json
 import math
 import re
 import struct
+from json.encoder import encode_basestring
 from typing import Any, Self
 
 from peatnet.errors import InvalidManifest
@@ -109,11 +110,12 @@ def read_object(text: str | bytes, *, what: str, max_bytes: int, max_depth: int)
 def write(value: Any) -> str:
     """The compact JSON text of a value made of dict, list, tuple, str, int, float, bool and None."""
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        # All that json.dumps does to a text, without its preparations.
+        return encode_basestring(value)
     if isinstance(value, dict):
-        return "{" + ",".join(f"{write(key)}:{write(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join([f"{write(key)}:{write(item)}" for key, item in value.items()]) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(write, value)) + "]"
+        return "[" + ",".join([write(item) for item in value]) + "]"
     if isinstance(value, JsonFloat):
         return value.text
     if isinstance(value, float):

@@ -179,12 +179,11 @@ class ModelManifest(Strict):
         )
 
     def check_whole(self) -> None:
-        """Check that the text, the file name and the chunks stay within their limits.
+        """Check that the file name and the chunks stay within their limits.
 
         Raises:
             InvalidManifest: one of them does not.
         """
-        super().check_whole()
         if len(self.filename().encode()) > limits.MAX_FILENAME_BYTES:
             raise InvalidManifest(
                 "manifest field version: makes, with model_id, a file name of more than "

@@ -8,9 +8,7 @@ What is being downloaded is served as soon as it is verified, and told to those 
 
 from __future__ import annotations
 
-import contextlib
 import math
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -30,14 +28,14 @@ from peatnet.net.blob_messages import (
 )
 from peatnet.net.blob_news import Bell, Newsroom
 from peatnet.net.standing import Allowance
+from peatnet.net.turns import Turns
 from peatnet.net.upload_gate import UploadGate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from peatnet.blobs import Hash, Store
+    from peatnet.blobs import Store
     from peatnet.net.frames import FrameStream
-    from peatnet.net.upload_gate import Pass
 
 # A downloader holds its stream open while it waits for more chunks and asks now and then what we have; one
 # that asks nothing for this long has forgotten it.
@@ -56,9 +54,6 @@ MAX_WANTED = 32
 # most chunks that there can be takes 32. How many bytes the answers to one peer may have is the gate's to say.
 QUESTION_RATE = 10.0
 QUESTION_BURST = 100.0
-# A chunk that takes longer than this to send, but at most twice as long, keeps its place in the gate no longer: a
-# peer that reads nothing must not hold up the others.
-PLACE_PATIENCE = 3.0
 
 R = TypeVar("R", bound=Request)
 A = TypeVar("A")
@@ -147,15 +142,12 @@ class _Session:
         self._frames = frames
         self._peer_id = frames.peer_id
         self._disk = disk
-        self._token = trio.lowlevel.current_trio_token()
-        self._thread = threading.get_ident()
+        self._turns = Turns(gate, frames)
         # Held from asking for news until they are sent, so that they go out in their order.
         self._telling = trio.Lock()
         self._questions = Allowance(QUESTION_RATE, QUESTION_BURST)
         self._unsent = 0
         self._all_sent = trio.Event()
-        # Of the chunk, and of the piece of a table, that are being sent.
-        self._places: set[Pass] = set()
         self.scope = trio.CancelScope()
         self.idle_since = trio.current_time()  # infinite while a request is answered
 
@@ -171,7 +163,7 @@ class _Session:
                     nursery.start_soon(self._read_chunks, wanted, buffers, ready)
                     nursery.start_soon(self._send_chunks, to_send, give_back)
                     nursery.start_soon(self._newsroom.tell, self._bell, self._push)
-                    nursery.start_soon(self._free_places)
+                    nursery.start_soon(self._turns.free_places)
                     while True:
                         frame = await self._frames.receive(max_payload=0, patience=IDLE_TIMEOUT)
                         self.idle_since = math.inf
@@ -208,7 +200,7 @@ class _Session:
             await self._answer(answer)
         else:
             # Nothing else is to be had before the table.
-            await self._send_in_turn(request.blob, None, MOST_URGENT, answer)
+            await self._turns.send(request.blob, None, MOST_URGENT, answer)
 
     async def _answer(self, answer: Answer) -> None:
         self._gate.charge(self._peer_id, _size(answer))
@@ -264,39 +256,7 @@ class _Session:
 
     async def _send_chunk(self, request: ChunkRequest, view: memoryview) -> None:
         chunk = Answer(chunk_header(request), view)
-        await self._send_in_turn(request.blob, request.index, self._answers.priority, chunk)
-
-    async def _send_in_turn(
-        self, blob: Hash, index: int | None, priority: int, answer: Answer
-    ) -> None:
-        may_go = trio.Event()
-        go = partial(self._let_go, may_go)
-        size = _size(answer)
-        place = self._gate.submit(blob, index, self._peer_id, priority, size, go)
-        try:
-            await may_go.wait()
-            self._places.add(place)
-            await self._frames.send(*answer)
-            place.done(sent=True)
-        finally:
-            self._places.discard(place)
-            place.withdraw()  # nothing, when it is done
-
-    def _let_go(self, may_go: trio.Event) -> None:
-        """Any thread: the time has come."""
-        if threading.get_ident() == self._thread:
-            may_go.set()
-        else:
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(may_go.set)
-
-    async def _free_places(self) -> None:
-        seen: set[Pass] = set()
-        while True:
-            await trio.sleep(PLACE_PATIENCE)
-            for place in self._places & seen:
-                place.done(sent=True)
-            seen = set(self._places)
+        await self._turns.send(request.blob, request.index, self._answers.priority, chunk)
 
     def _note_idle(self) -> None:
         if not self._unsent:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,6 +30,8 @@ from peatnet.net.lanes import Lanes, open_lanes
 from peatnet.net.node_status import NodeStatus
 from peatnet.net.peer_source import PeerSource
 from peatnet.net.presence import MAX_GAINED, Presence
+from peatnet.net.small_server import SmallServer
+from peatnet.net.small_stream import SMALL_PROTOCOL
 from peatnet.net.standing import Allowance, Offence
 from peatnet.net.upload_gate import UploadGate
 from peatnet.records import Outcome
@@ -127,14 +130,14 @@ class Network:
     def source(self, peer_id: str) -> PeerSource:
         """This peer as a source of chunks."""
 
-        async def open_stream() -> FrameStream:
-            return await self._host.open_stream(peer_id, BLOB_PROTOCOL)
+        def opening(protocol: str) -> Callable[[], Awaitable[FrameStream]]:
+            return partial(self._host.open_stream, peer_id, protocol)
 
         def fault(what: str) -> None:
             self._host.offend(peer_id, Offence.MALFORMED, what)
 
         lanes = self._lanes.to_peer(peer_id) if self._lanes is not None else None
-        return PeerSource(peer_id, open_stream, fault, lanes)
+        return PeerSource(peer_id, opening(BLOB_PROTOCOL), fault, lanes, opening(SMALL_PROTOCOL))
 
     def offend(self, peer_id: str, offence: Offence, reason: str) -> None:
         """Count an offence of a peer; see :mod:`peatnet.net.standing`."""
@@ -362,6 +365,7 @@ async def open_network(
             )
         network = Network(host, keeper, rng, gate, lanes)
         host.handle(BLOB_PROTOCOL, BlobServer(store, gate).serve)
+        host.handle(SMALL_PROTOCOL, SmallServer(store, gate).serve)
         for protocol, handler in network.handlers.items():
             host.handle(protocol, handler)
         async with (

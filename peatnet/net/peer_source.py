@@ -12,7 +12,7 @@ import trio
 
 from peatnet.blobs import ChunkTable, Hash
 from peatnet.concurrency import bare_errors, first_error
-from peatnet.errors import IntegrityError, PeerLost, RemoteProtocolError
+from peatnet.errors import IntegrityError, NoSource, PeerLost, RemoteProtocolError
 from peatnet.net.blob_messages import (
     MAX_TABLE_PIECE,
     HaveReply,
@@ -60,6 +60,8 @@ class PeerSource:
         open_stream: opens a new ``/peatnet/blob/1`` stream to it; raises PeerLost.
         on_fault: called with what the peer did when it breaks the protocol on a stream in :meth:`run`.
         lanes: opens bulk lanes to it; None where streams are to serve alone.
+        open_small: opens a new ``/peatnet/small/1`` stream to it; raises PeerLost, also where the peer does not speak
+            that. None where it is not to be used.
     """
 
     tier = Tier.PEER
@@ -71,11 +73,13 @@ class PeerSource:
         open_stream: OpenStream,
         on_fault: Callable[[str], None],
         lanes: LaneClient | None = None,
+        open_small: OpenStream | None = None,
     ) -> None:
         self.name = f"peer:{peer_id}"
         self._open_stream = open_stream
         self._on_fault = on_fault
         self._lanes = lanes
+        self._open_small = open_small
 
     async def table(self, hash: Hash) -> ChunkTable | None:  # noqa: A002  # as in Source
         """The same as :meth:`given_table`, whoever vouches for it."""
@@ -114,7 +118,7 @@ class PeerSource:
             await carry(link, self._lanes, self._run_stream, pipeline=PIPELINE)
 
     async def _run_stream(self, link: SourceLink) -> None:
-        await self._use_stream(lambda frames: StreamFetch(frames, link).run())
+        await self._use_stream(self._open_stream, lambda frames: StreamFetch(frames, link).run())
 
     async def small(
         self,
@@ -122,18 +126,24 @@ class PeerSource:
         pace: Callable[[], Awaitable[None]],
         take: Callable[[int, bytes], None],
     ) -> None:
-        """Ask for many blobs of one chunk each over one stream; see :class:`SmallStream`.
+        """Ask for many small blobs over one stream; see :class:`SmallStream`.
 
         Raises:
-            NoSource: the peer went away, or is busy; what came before was taken.
+            NoSource: the peer went away, is busy, or gives none that way; what came before was taken.
             RemoteProtocolError: it broke the protocol.
             Anything that ``take`` raises.
         """
+        if self._open_small is None:
+            raise NoSource(f"{self.name}: gives no small blobs together")
         with bare_errors():
-            await self._use_stream(lambda frames: SmallStream(frames, wanted, pace, take).run())
+            await self._use_stream(
+                self._open_small, lambda frames: SmallStream(frames, wanted, pace, take).run()
+            )
 
-    async def _use_stream(self, act: Callable[[FrameStream], Awaitable[None]]) -> None:
-        frames = await self._open_stream()
+    async def _use_stream(
+        self, open_stream: OpenStream, act: Callable[[FrameStream], Awaitable[None]]
+    ) -> None:
+        frames = await open_stream()
         try:
             await act(frames)
         except BaseExceptionGroup as group:

@@ -1,36 +1,88 @@
-"""Fetching many small blobs from one peer over one stream of ``/peatnet/blob/1``: the downloader's side.
+"""``/peatnet/small/1``: many small blobs from one peer over one stream; the messages, and the downloader's side.
 
-Each blob is one chunk, so chunk 0 of each is asked for, without asking what the peer has first: a blob that is not
-there is refused at once. Many requests are out at a time. The holder answers blob after blob and each chunk passes
-its upload gate, so its rules and limits hold here as anywhere.
+    downloader                                holder
+    ask: (hash, size) of each        ->
+                                     <-       give: which of them, and their bytes     or no: busy
+
+A blob is given whole or not at all, and only by a holder that has all of it and verified it. One that is not there, or
+has another size there, is left out, which says nothing against anybody. The next ask may be sent before the last one is
+answered; answers come in the order of the asks.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from peatnet.errors import PeerLost, RemoteProtocolError
-from peatnet.net.blob_messages import ChunkReply, ChunkRequest, Refusal
-from peatnet.net.stream_fetch import receive_reply
+from peatnet.blobs import Bitmap, Hash
+from peatnet.errors import NoSource, RemoteProtocolError
+from peatnet.net.blob_messages import BUSY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from peatnet.blobs import Hash
     from peatnet.net.frames import FrameStream
 
-# Requests out at once: as many as a holder lets wait. Also the most bytes that are on their way unasked: 8 MiB of the
-# largest small blobs.
-PIPELINE = 32
+SMALL_PROTOCOL = "/peatnet/small/1"
+
+# Of one ask.
+MAX_ASKED = 128
+MAX_BLOB = 256 * 1024
+MAX_BYTES = 1024 * 1024
+# What we ask for at a time: enough that a message costs little beside its bytes; not more, since an answer that is cut
+# off, by time or by a lost peer, is lost as a whole. And the asks that may be out beside the one that is being answered.
+ASK_BYTES = 128 * 1024
+ASKS_AHEAD = 3
+# A limit that makes us wait longer than this has us ask for what it has let through so far.
+PACE_PATIENCE = 0.05
+STALL_TIMEOUT = 60.0
+
+_ENTRY = struct.Struct(">32sI")
 
 
 class Wanted(NamedTuple):
-    """A blob of one chunk: its hash, and its size in bytes."""
+    """A blob: its hash, and its size in bytes."""
 
     blob: Hash
     size: int
+
+
+def ask_frame(wanted: Sequence[Wanted]) -> tuple[dict[str, Any], bytes]:
+    """The frame that asks for these: header and payload."""
+    return {"t": "ask"}, b"".join([_ENTRY.pack(each.blob, each.size) for each in wanted])
+
+
+def read_ask(peer_id: str, kind: str, payload: bytes) -> list[Wanted]:
+    """What a peer asks for.
+
+    Raises:
+        RemoteProtocolError: it is no ask, or one for more than there may be in one.
+    """
+    if kind != "ask" or not payload or len(payload) % _ENTRY.size:
+        raise RemoteProtocolError(f"{peer_id}: {len(payload)} bytes of {kind!r} are no ask")
+    wanted = [Wanted(Hash(blob), size) for blob, size in _ENTRY.iter_unpack(payload)]
+    if not all(0 < each.size <= MAX_BLOB for each in wanted):
+        raise RemoteProtocolError(f"{peer_id}: asks for a blob that is not small")
+    if len(wanted) > MAX_ASKED or sum(each.size for each in wanted) > MAX_BYTES:
+        raise RemoteProtocolError(f"{peer_id}: asks for {len(wanted)} blobs at a time")
+    return wanted
+
+
+ASK_PAYLOAD = MAX_ASKED * _ENTRY.size
+"""The longest payload of an ask, in bytes."""
+
+
+def give_header(given: Bitmap) -> dict[str, Any]:
+    """The header of the answer; its payload is the bytes of those given, one after the other."""
+    return {"t": "give", "g": given.to_bytes()}
+
+
+def busy_header() -> dict[str, Any]:
+    """The header of the answer of who has too many such streams."""
+    return {"t": "no", "e": BUSY}
 
 
 class SmallStream:
@@ -38,8 +90,8 @@ class SmallStream:
 
     Args:
         frames: the stream; stays the caller's.
-        wanted: what to ask for, in this order.
-        pace: waited for before each request; a limit on what is downloaded.
+        wanted: what to ask for, in this order; none larger than `MAX_BLOB`.
+        pace: waited for before each is asked for; a limit on what is downloaded. May be cancelled.
         take: called with the place in ``wanted`` and the bytes, of the right length, of each blob that comes; to check
             them is its to do, and what it raises ends the work.
     """
@@ -55,43 +107,59 @@ class SmallStream:
         self._wanted = wanted
         self._pace = pace
         self._take = take
-        self._out: set[int] = set()
-        self._room = trio.Semaphore(PIPELINE, max_value=PIPELINE)
 
     async def run(self) -> None:
-        """Ask for all of them, and return when each has come or was refused. Errors come in a group.
+        """Ask for all of them, and return when each has come or was left out. Errors come in a group.
 
         Raises:
-            PeerLost: the peer went away, stopped answering, or has a longer blob under this name: it cannot know better
-                while it fetches by a table that nobody signed.
+            NoSource: the peer went away, stopped answering, or is busy.
             RemoteProtocolError: it broke the protocol.
         """
+        # The last of them waits, sent already, for room in the channel.
+        asked, to_come = trio.open_memory_channel[list[int]](ASKS_AHEAD - 1)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask)
-            for _ in self._wanted:
-                await self._receive()
+            nursery.start_soon(self._ask_all, asked)
+            async for numbers in to_come:
+                await self._receive(numbers)
 
-    async def _ask(self) -> None:
-        for number, wanted in enumerate(self._wanted):
-            await self._room.acquire()
-            await self._pace()
-            self._out.add(number)
-            await self._frames.send(ChunkRequest(number, wanted.blob, 0).header())
+    async def _ask_all(self, asked: trio.MemorySendChannel[list[int]]) -> None:
+        async with asked:
+            numbers: list[int] = []
+            size = 0
+            for number, wanted in enumerate(self._wanted):
+                if len(numbers) == MAX_ASKED or (numbers and size + wanted.size > ASK_BYTES):
+                    await self._ask(numbers, asked)
+                    numbers, size = [], 0
+                with trio.move_on_after(PACE_PATIENCE if numbers else math.inf) as waited:
+                    await self._pace()
+                if waited.cancelled_caught:
+                    await self._ask(numbers, asked)
+                    numbers, size = [], 0
+                    await self._pace()
+                numbers.append(number)
+                size += wanted.size
+            if numbers:
+                await self._ask(numbers, asked)
 
-    async def _receive(self) -> None:
-        reply, frame = await receive_reply(self._frames)
-        number, peer_id = reply.number, self._frames.peer_id
-        if number not in self._out or not isinstance(reply, (ChunkReply, Refusal)):
-            raise RemoteProtocolError(f"{peer_id}: an answer that nobody asked for")
-        if isinstance(reply, ChunkReply):
-            size, length = self._wanted[number].size, frame.payload_length
-            if reply.index != 0:
-                raise RemoteProtocolError(f"{peer_id}: chunk {reply.index}, which nobody asked for")
-            if length > size:
-                raise PeerLost(f"{peer_id}: its chunk 0 has {length} bytes, the blob {size}")
-            data = await self._frames.read_payload(frame)
-            # With fewer bytes it has the blob cut into other chunks, which is as good as a refusal.
-            if length == size:
-                self._take(number, data)
-        self._out.remove(number)
-        self._room.release()
+    async def _ask(self, numbers: list[int], asked: trio.MemorySendChannel[list[int]]) -> None:
+        await self._frames.send(*ask_frame([self._wanted[number] for number in numbers]))
+        await asked.send(numbers)
+
+    async def _receive(self, numbers: list[int]) -> None:
+        peer_id, most = self._frames.peer_id, sum(self._wanted[number].size for number in numbers)
+        frame = await self._frames.receive(max_payload=most, patience=STALL_TIMEOUT)
+        kind = frame.fields.text("t", 16)
+        if kind == "no":
+            raise NoSource(f"{peer_id}: busy")
+        if kind != "give":
+            raise RemoteProtocolError(f"{peer_id}: {kind!r} where what was asked for belongs")
+        bits = (len(numbers) + 7) // 8
+        given = Bitmap.from_bytes(frame.fields.binary("g", bits, bits), len(numbers))
+        coming = [number for place, number in enumerate(numbers) if given.get(place)]
+        if frame.payload_length != sum(self._wanted[number].size for number in coming):
+            raise RemoteProtocolError(f"{peer_id}: {frame.payload_length} bytes of small blobs")
+        data = memoryview(await self._frames.read_payload(frame))
+        for number in coming:
+            size = self._wanted[number].size
+            self._take(number, bytes(data[:size]))
+            data = data[size:]

@@ -74,11 +74,11 @@ def make_table(data: bytes) -> ChunkTable:
 
 
 def small_blobs(count: int = 5) -> list[SmallBlob]:
-    """Blobs of one chunk each, of different sizes."""
+    """Blobs of one chunk each, of different sizes; of every other one the store has to keep the table."""
     found = []
     for number in range(count):
         data = random.Random(number).randbytes(1000 + 7000 * number)
-        table = ChunkTable(len(data), K64, Hash.of(data))
+        table = ChunkTable(len(data), (4 * K64, K64)[number % 2], Hash.of(data))
         found.append(SmallBlob(Hash.of(data), table, hashlib.sha256(data).hexdigest(), data))
     return found
 

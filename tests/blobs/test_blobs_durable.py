@@ -166,6 +166,11 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
             database.execute("INSERT INTO t VALUES (?)", ("c",))
             with pytest.raises(LocalProtocolError), database.transaction():
                 pass
+        # Many statements are one write, so they need a transaction; one that is refused undoes the others.
+        with pytest.raises(LocalProtocolError, match="without a transaction"):
+            database.execute_many("INSERT INTO t VALUES (?)", [("d",)])
+        with pytest.raises(StorageError), database.transaction():
+            database.execute_many("INSERT INTO t VALUES (?)", [("d",), ("e", "f")])
     with Database.open(tmp_path / "db") as database:
         assert database.execute("SELECT count(*) FROM t") == [(2,)]
         assert database.execute("PRAGMA journal_mode") == [("wal",)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +26,8 @@ from peatnet.net.blob_messages import (
 from peatnet.net.blob_server import BlobServer
 from peatnet.net.network import BLOB_PROTOCOL
 from peatnet.net.peer_source import PeerSource
+from peatnet.net.small_server import SmallServer
+from peatnet.net.small_stream import SMALL_PROTOCOL
 from peatnet.net.upload_gate import UploadGate
 from peatnet.swarm import SwarmSettings
 from peatnet.transfer import Download, DownloadSettings
@@ -45,13 +48,15 @@ DATA = random.Random(7).randbytes((N_CHUNKS - 1) * CHUNK + 777)
 SETTINGS = DownloadSettings(swarm=SwarmSettings(), give_up_after=0.5)
 
 
-def source_at(taker: Host, holder: Host, faults: list[str]) -> PeerSource:
-    """One host as a source for another one, over streams alone."""
-
-    async def open_stream() -> FrameStream:
-        return await taker.open_stream(holder.peer_id, BLOB_PROTOCOL)
-
-    return PeerSource(holder.peer_id, open_stream, faults.append)
+def source_at(
+    taker: Host, holder: Host, faults: list[str], small: str | None = SMALL_PROTOCOL
+) -> PeerSource:
+    """One host as a source for another one, over streams alone; ``small``: the protocol for many blobs."""
+    opening = partial(taker.open_stream, holder.peer_id)
+    open_small = partial(opening, small) if small is not None else None
+    return PeerSource(
+        holder.peer_id, partial(opening, BLOB_PROTOCOL), faults.append, open_small=open_small
+    )
 
 
 @dataclass
@@ -117,6 +122,7 @@ async def a_pair(root: Path) -> AsyncIterator[Pair]:
     async with two_hosts() as (holder, taker):
         gate = UploadGate()
         holder.handle(BLOB_PROTOCOL, BlobServer(holding.store, gate).serve)
+        holder.handle(SMALL_PROTOCOL, SmallServer(holding.store, gate).serve)
         yield Pair(holder, taker, holding, taking, info, gate, [], [])
 
 

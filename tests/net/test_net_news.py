@@ -12,7 +12,7 @@ from net_tools import PATIENCE, host, offences_of, place, until
 
 from peatnet.blobs import Hash
 from peatnet.errors import NoSource
-from peatnet.net import blob_server, upload_gate
+from peatnet.net import blob_server, turns, upload_gate
 from peatnet.net.blob_messages import (
     ABSENT,
     ChunkReply,
@@ -156,7 +156,7 @@ async def test_one_who_says_later_for_ever_is_given_up(tmp_path: Path) -> None:
 async def test_one_who_reads_nothing_does_not_keep_the_others_from_being_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blob_server, "PLACE_PATIENCE", 0.1)
+    monkeypatch.setattr(turns, "PLACE_PATIENCE", 0.1)
     async with a_pair(tmp_path) as pair, host() as lazy:
         # More than the buffers on the way take.
         (tmp_path / "big").write_bytes(random.Random(8).randbytes(64 * CHUNK))

@@ -18,7 +18,7 @@ from peatnet.ledger import Ledger
 from peatnet.records import KeyPair, RecordType, sign_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 US = KeyPair.from_seed(bytes(32))
@@ -43,6 +43,11 @@ class SlowOrFullDatabase(Database):
         if self.full and sql.startswith(("INSERT", "DELETE")):
             raise DiskFull("no room")
         return super().execute(sql, parameters)
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        if self.full:
+            raise DiskFull("no room")
+        super().execute_many(sql, rows)
 
 
 @pytest.fixture
@@ -78,8 +83,8 @@ async def test_two_writes_at_once_leave_the_newer_record_on_disk(
         # The second may not wait for the first; then it is on disk before.
         await trio.testing.wait_all_tasks_blocked(0.1)
         gate.set()
-    assert ledger.manifests() == []
-    assert Ledger(database, US, [str(THEM.peer_id)]).manifests() == []
+    assert ledger.models() == []
+    assert Ledger(database, US, [str(THEM.peer_id)]).models() == []
 
 
 async def test_a_record_of_ours_that_the_disk_refused_is_heard_of_by_nobody(
@@ -93,7 +98,7 @@ async def test_a_record_of_ours_that_the_disk_refused_is_heard_of_by_nobody(
     database.full = True
     with pytest.raises(DiskFull):
         await ledger.sign(RecordType.MANIFEST, "m@1.0.0", body)
-    assert (ledger.catalogue.digest(), ledger.manifests(), told) == (before, [], [])
+    assert (ledger.catalogue.digest(), ledger.models(), told) == (before, [], [])
     database.full = False
     record = await ledger.sign(RecordType.MANIFEST, "m@1.0.0", body)
     assert told == ["m@1.0.0"]
@@ -111,7 +116,7 @@ async def test_records_from_others_count_though_the_disk_is_full(
     with pytest.raises(DiskFull):
         await ledger.take([record_of(THEM, manifest_of(model, "m"))])
     assert told == ["m@1.0.0"]
-    assert [record.key for record, _ in ledger.manifests()] == ["m@1.0.0"]
+    assert [model.record.key for model in ledger.models()] == ["m@1.0.0"]
 
 
 async def test_what_was_taken_before_a_cancellation_is_kept_and_told(
@@ -130,7 +135,30 @@ async def test_what_was_taken_before_a_cancellation_is_kept_and_told(
     assert scope.cancelled_caught
     assert 0 < len(told) < len(envelopes)
     again = Ledger(database, US, [str(THEM.peer_id)])
-    assert sorted(record.key for record, _ in again.manifests()) == sorted(told)
+    assert sorted(model.record.key for model in again.models()) == sorted(told)
+
+
+async def test_models_are_in_order_and_follow_every_change(
+    database: SlowOrFullDatabase, model: Path
+) -> None:
+    ledger = Ledger(database, US, [])
+
+    def told() -> list[tuple[str, bool]]:
+        return [(str(each), each.trusted) for each in ledger.models()]
+
+    await ledger.take(
+        [record_of(THEM, manifest_of(model, name), number) for number, name in enumerate("ca")]
+    )
+    assert told() == [("a@1.0.0", False), ("c@1.0.0", False)]
+    await ledger.sign(RecordType.MANIFEST, "b@1.0.0", json.dumps(manifest_of(model, "b")))
+    assert told() == [("b@1.0.0", True), ("a@1.0.0", False), ("c@1.0.0", False)]
+    await ledger.trust(str(THEM.peer_id))
+    assert told() == [("a@1.0.0", True), ("b@1.0.0", True), ("c@1.0.0", True)]
+    await ledger.take([withdrawal(THEM, "a@1.0.0", 3)])
+    await ledger.distrust(str(THEM.peer_id))
+    assert told() == [("b@1.0.0", True), ("c@1.0.0", False)]
+    ledger.models().clear()
+    assert len(told()) == 2
 
 
 async def test_trust_that_the_disk_refused_is_not_given_or_taken(

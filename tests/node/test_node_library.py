@@ -12,7 +12,7 @@ from peatnet.library import Library, open_library
 from peatnet.states import LocalState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from peatnet.records import KeyPair
@@ -23,9 +23,10 @@ BOTH = (THEM, OTHERS)
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Iterator[Library]:
-    trusted = [str(keys.peer_id) for keys in BOTH]
-    with open_library(config_of(tmp_path / "data", trusted_publishers=trusted)) as opened:
+async def library(tmp_path: Path) -> AsyncIterator[Library]:
+    with open_library(config_of(tmp_path / "data")) as opened:
+        for keys in BOTH:
+            await opened.ledger.trust(str(keys.peer_id))
         yield opened
 
 
@@ -141,7 +142,7 @@ async def test_who_lost_a_name_does_not_show_the_winners_file(
 ) -> None:
     await hear(library, signed(one, "m"), signed(two, "m", keys=OTHERS))
     ready(library, one)
-    library.ledger.catalogue.distrust(THEM.peer_id)
+    await library.ledger.distrust(str(THEM.peer_id))
     assert same(ready(library, two, keys=OTHERS), two)
     view = library.view(model_of(library), progress=None)
     assert view.status == "ready"
@@ -154,13 +155,13 @@ async def test_a_publisher_who_is_not_trusted_any_more_gets_no_name(
     await hear(library, signed(one, "m"))
     model = model_of(library)
     assert model.trusted
-    library.ledger.catalogue.distrust(THEM.peer_id)
+    await library.ledger.distrust(str(THEM.peer_id))
     path = library.set_ready(model, library.store.add_file(one))
     assert path.parent.parent.name == "blobs"
 
 
 async def test_trust_gives_names(library: Library, one: Path) -> None:
-    library.ledger.catalogue.distrust(THEM.peer_id)
+    await library.ledger.distrust(str(THEM.peer_id))
     await hear(library, signed(one, "m"))
     ready(library, one)
     assert not (library.config.data_dir / NAME).exists()
@@ -290,7 +291,7 @@ async def test_the_version_published_last_is_meant(library: Library, one: Path) 
         signed(one, "m", 2, version="1.0.0"),
         signed(one, "m", 3, version="9", keys=OTHERS),
     )
-    library.ledger.catalogue.distrust(OTHERS.peer_id)
+    await library.ledger.distrust(str(OTHERS.peer_id))
 
     def key(reference: str, **who: Any) -> str:
         model = library.find(reference, **who).model
@@ -322,12 +323,12 @@ async def test_a_model_called_like_a_hash_is_not_taken_for_the_blob(
     await hear(library, signed(one, "good"))
     for name in (wanted, wanted[:8]):
         await hear(library, signed(two, name, keys=OTHERS))
-    library.ledger.catalogue.distrust(OTHERS.peer_id)
+    await library.ledger.distrust(str(OTHERS.peer_id))
     assert library.find(wanted).blob == hash_of(one)
     assert library.find(f"{wanted}@1.0.0").blob == hash_of(two)
     with pytest.raises(Ambiguous):
         library.find(wanted[:8])
-    library.ledger.catalogue.trust(OTHERS.peer_id)
+    await library.ledger.trust(str(OTHERS.peer_id))
     assert library.find(wanted[:8]).blob == hash_of(two)
 
 
@@ -344,12 +345,12 @@ async def test_a_manifest_that_a_blob_contradicts_tells_nothing_of_it(
 
 
 @pytest.mark.parametrize("reference", ["m", "m@1", "0" * 63, "01234567"])
-def test_unknown_references(library: Library, reference: str) -> None:
+async def test_unknown_references(library: Library, reference: str) -> None:
     with pytest.raises(NotFound):
         library.find(reference)
 
 
-def test_a_whole_hash_may_be_unknown(library: Library) -> None:
+async def test_a_whole_hash_may_be_unknown(library: Library) -> None:
     target = library.find("AB" * 32)
     assert (target.model, str(target.blob)) == (None, "ab" * 32)
 
