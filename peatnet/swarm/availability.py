@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PLAN_SHARE = 4096
 _WINDOW_BITS = 2048
-_FEW = 16
+_FEW = 128
 
 
 class ChunkSet:
@@ -161,8 +161,9 @@ def choose(
 ) -> list[int]:
     """Up to `limit` members of a set that is not empty: a random one and its successors.
 
-    With `among`, the random one is one of so many lowest, each as likely. Without, it is so in small sets; in others
-    a random place is taken, and the next member from there: who stands behind a gap is chosen more often.
+    With `among`, the random one is one of so many lowest. In small sets each of them is as likely; in others a random
+    place is taken, among the lowest as far as they lie evenly, and the next member from there: who stands behind a gap
+    is chosen more often.
     """
     start = pick_one(candidates, rng, among=among)
     if limit == 1:
@@ -178,13 +179,14 @@ def choose(
 def pick_one(candidates: int, rng: random.Random, *, among: int | None = None) -> int:
     """As `choose`, one member."""
     count = candidates.bit_count()
-    if among is not None and among < count:
-        count = among
-    if count <= _FEW:
-        for _ in range(int(rng.random() * count)):
+    few = count if among is None or among > count else among
+    if few <= _FEW:
+        for _ in range(int(rng.random() * few)):
             candidates &= candidates - 1
         return (candidates & -candidates).bit_length() - 1
-    place = int(rng.random() * candidates.bit_length())
+    lowest = (candidates & -candidates).bit_length() - 1
+    span = (candidates.bit_length() - lowest) * few // count
+    place = lowest + int(rng.random() * span)
     rest = candidates >> place  # not empty: the place is not beyond the highest member
     return place + (rest & -rest).bit_length() - 1
 

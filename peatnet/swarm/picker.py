@@ -4,10 +4,11 @@ In this order:
 
 1. A chunk that is *overdue* elsewhere by that source's own measured pace: the hedge.
 2. The rarest wanted chunk that the source has, did not fail before and did not put off. Among equals at random: that
-   is what spreads chunks among those who download together. While no peer is still filling up, and no holder has put off
-   anything (which it does for others' sake), there is nobody to spread them among, and one of the first few is
-   taken: a blob that fills from its beginning can be hashed as a whole meanwhile. With `in_order`, the first one,
-   however many have it.
+   is what spreads chunks among those who download together. But only among the first equals, a quarter of the blob:
+   enough to spread, and a blob that fills more or less from its beginning can be hashed as a whole meanwhile; at the
+   end everybody who downloads would have all of it to hash at once. While no peer is still filling up, and no holder
+   has put off anything (which it does for others' sake), there is nobody to spread them among, and one of the first
+   few is taken. With `in_order`, the first one, however many have it.
 3. A chunk it failed, when nobody else is left to try; one it put off, when it has nothing else to do.
 4. In the *endgame*, when every missing chunk is asked of somebody, a chunk that would come sooner from here.
 
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 # Enough that two downloaders who do not know of each other yet seldom ask for the same chunk first.
 IN_ORDER_AMONG = 16
+# The part of the blob among whose chunks equals are taken at random. Simulated fleets are as fast with a quarter as
+# with all of it (1 -> 16 takes 1 % longer, a source of 250 sends 1.6 times the file instead of 1.1), and slower with less.
+SPREAD_SHARE = 4
 # However small a blob is, so many chunks of it may be asked twice.
 MIN_SPARE = 2
 _PEER = Tier.PEER  # see machine.py
@@ -67,6 +71,7 @@ class Picker:
 
     __slots__ = (
         "_ahead",
+        "_among",
         "_board",
         "_in_order",
         "_ledger",
@@ -88,6 +93,7 @@ class Picker:
         self._peers_allowed = Tier.PEER in settings.tiers
         self._rng = rng
         self._ahead = 1 if settings.in_order else 1 + board.n_chunks // PLAN_SHARE
+        self._among = max(IN_ORDER_AMONG, board.n_chunks // SPREAD_SHARE)
         self._spare = max(MIN_SPARE, int(settings.spare * board.n_chunks))
         self.gate = Gate.SHUT
         self.look_again = math.inf
@@ -137,7 +143,8 @@ class Picker:
         if self._in_order:
             return (candidates & -candidates).bit_length() - 1
         rarest = self._board.rarity.rarest(candidates)
-        among = None if self._board.partial or self._board.contested else IN_ORDER_AMONG
+        board = self._board
+        among = self._among if board.partial or board.contested else IN_ORDER_AMONG
         if self._ahead == 1:
             return pick_one(rarest, self._rng, among=among)
         found = choose(rarest, self._ahead, self._rng, among=among)

@@ -5,7 +5,8 @@ Both are told of each new chunk by a plain method call that adds two numbers; th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import PartialBlob, WholeHasher
     from peatnet.transfer.settings import DownloadSettings
+
+# Where bytes come slowly, the whole is hashed up to them in smaller steps, not more often than this, in seconds: what is
+# not hashed when the last chunk comes, the end waits for.
+_WORTH_A_LOOK: Final = 2 * 1024 * 1024
+_LOOK_EVERY: Final = 0.25
 
 
 class Flusher:
@@ -69,7 +75,7 @@ class Follower:
 
     Args:
         hasher: what hashes; used by one thread at a time.
-        step: most bytes in one call, and new bytes after which it is worth a look whether it can go on.
+        step: most bytes in one call, and new bytes after which it looks in any case whether it can go on.
         on_error: called with the StorageError when reading fails; the follower then ends.
     """
 
@@ -81,13 +87,17 @@ class Follower:
         self._on_error = on_error
         self._fresh = 0
         self._look = trio.Event()
+        self._looked_at = -math.inf
         self._position = -1
 
     def note(self, count: int) -> None:
         """``count`` more bytes are in the file."""
         self._fresh += count
-        if self._fresh >= self._step:
+        if self._fresh >= self._step or (
+            self._fresh >= _WORTH_A_LOOK and trio.current_time() >= self._looked_at + _LOOK_EVERY
+        ):
             self._fresh = 0
+            self._looked_at = trio.current_time()
             self._look.set()
 
     async def run(self) -> None:

@@ -32,7 +32,7 @@ from peatnet.transfer.background import Flusher, Follower
 from peatnet.transfer.failures import give_up_error, most_telling
 from peatnet.transfer.link import Link
 from peatnet.transfer.progress import RateMeter
-from peatnet.transfer.roster import TURN, Roster
+from peatnet.transfer.roster import HURRY, Roster
 
 if TYPE_CHECKING:
     import random
@@ -332,14 +332,14 @@ class Engine:
             await self._someone_waits.wait()
             self._someone_waits = trio.Event()
             while self._roster.waiting:
-                await trio.sleep(TURN)
+                await trio.sleep(HURRY)
                 self._take_a_turn()
 
     def _take_a_turn(self) -> None:
         missing = self._missing()
         for name in self._roster.of_little_use(
             self.swarm.bytes_by_source,
-            lambda name: bool(self.links[name].holds & missing),
+            lambda name: name in self.links and bool(self.links[name].holds & missing),
             self._clock(),
         ):
             link = self.links.get(name)

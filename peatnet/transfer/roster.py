@@ -1,6 +1,6 @@
 """Which peers a download uses at once, where there are more than it wants to talk to.
 
-Each peer in use costs a connection's worth of tasks, and a share of what is announced. Some thirty are enough for
+Each peer in use costs a lane, which is worth ten milliseconds of CPU or more at both ends. Some ten are enough for
 any link; the others wait their turn, in the order in which they came. A place is free when a peer is lost, or when
 one turns out to be of little use: it has nothing that is missing, or brings far less than the others do. It goes to
 the end of the line then, and comes back in time: what is of no use now may be later.
@@ -10,6 +10,7 @@ Pure bookkeeping: the engine starts and ends the sources, and says what each one
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # How often it is judged who is of use, in seconds. Who came later than this is not judged yet.
 TURN = 5.0
+# The same while nobody in use has anything that is missing: then there is nothing to lose, and one who waits may have it.
+HURRY = 1.0
 # Who brings less than this part of the average is let go.
 _LITTLE = 0.25
 
@@ -35,6 +38,7 @@ class Roster:
         self._waiting: dict[str, Source] = {}
         self._since: dict[str, float] = {}
         self._brought: dict[str, int] = {}
+        self._judged_at = -math.inf
 
     @property
     def waiting(self) -> int:
@@ -78,15 +82,21 @@ class Roster:
     ) -> list[str]:
         """Whom to let go, so that others have their turn: at most as many as wait, none while there are places.
 
+        To be asked every HURRY seconds while somebody waits.
+
         Args:
             brought: bytes that each source has delivered in all.
             has_something: whether this one has a chunk that is missing.
             now: the present, in seconds on the clock that `entered` is told of.
         """
+        in_vain = not any(has_something(name) for name in self._since)
+        if not in_vain and now < self._judged_at + TURN:
+            return []
+        self._judged_at = now
         lately = {
             name: brought.get(name, 0) - self._brought.get(name, brought.get(name, 0))
             for name, since in self._since.items()
-            if now - since >= TURN
+            if now - since >= (HURRY if in_vain else TURN)
         }
         self._brought = {name: brought.get(name, 0) for name in self._since}
         if not self.full or not self._waiting or not lately:

@@ -16,7 +16,8 @@ class DownloadSettings:
 
     Attributes:
         swarm: which sources are asked for what, and when.
-        max_sources: how many peers are used at once; further ones wait until one is lost or of no use.
+        max_sources: how many peers are used at once; further ones wait until one is lost or of no use. Simulated fleets of
+            any size are as fast with 10 or 12 as with all; each one costs a lane, some 10 to 20 ms of CPU at both ends.
         give_up_after: how long there may be no living source with a chunk that is missing; ``inf`` for ever.
         flush_bytes: new bytes after which the partial is made durable.
         flush_interval: time after which new bytes are made durable, however few.
@@ -25,7 +26,7 @@ class DownloadSettings:
     """
 
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
-    max_sources: int = 32
+    max_sources: int = 10
     give_up_after: float = 30.0
     flush_bytes: int = 64 * MIB
     flush_interval: float = 1.0

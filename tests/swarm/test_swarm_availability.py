@@ -78,6 +78,14 @@ def test_a_choice_among_the_lowest(members: set[int], among: int, seed: int) -> 
     assert chosen in sorted(members)[:among]
 
 
+def test_a_choice_among_the_lowest_of_very_many() -> None:
+    rng = random.Random(7)
+    members = as_mask(set(range(100, 2100)))
+    chosen = {choose(members, 1, rng, among=500)[0] for _ in range(5000)}
+    assert chosen <= set(range(100, 600))
+    assert len(chosen) > 490
+
+
 def test_each_member_is_as_likely_wherever_the_gaps_are() -> None:
     members = {0, 1, 2, 100, 140}
     rng = random.Random(7)

@@ -92,6 +92,18 @@ async def test_one_that_has_nothing_new_makes_room_and_gets_its_turn_again(
     assert len(rich.delivered) > N / 2
 
 
+async def test_the_only_one_of_many_that_has_anything_is_found_soon(
+    world: World, autojump_clock: MockClock
+) -> None:
+    crowd = peers(world, 60)
+    for each in crowd[:-1]:
+        each.has = set()
+    # The first ten have nothing, and so have the next forty-nine; with a turn of five seconds each this would give up.
+    download = world.download(*crowd, max_sources=10, give_up_after=15.0)
+    await download.run()
+    assert len(crowd[-1].delivered) == N
+
+
 async def test_a_credit_holds_requests_back_until_there_is_more(
     world: World, autojump_clock: MockClock
 ) -> None:
