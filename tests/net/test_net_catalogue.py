@@ -279,7 +279,7 @@ async def test_what_gossip_lost_is_fetched_when_presence_tells(tmp_path: Path) -
         await until(lambda: first.ledger.catalogue == second.ledger.catalogue)
         envelope = await first.publish("silent@1")  # nobody was told
         assert len(second.ledger.catalogue) == 0
-        one._presence_due.set()
+        one._presence_changed()
         await until(lambda: len(second.ledger.catalogue) == 1)
         assert second.ledger.catalogue.records()[0].envelope == envelope
 
