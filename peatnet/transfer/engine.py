@@ -337,10 +337,15 @@ class Engine:
 
     def _take_a_turn(self) -> None:
         missing = self._missing()
+
+        def has_something(name: str) -> bool | None:
+            link = self.links.get(name)
+            if link is not None and not link.told:
+                return None
+            return link is not None and bool(link.holds & missing)
+
         for name in self._roster.of_little_use(
-            self.swarm.bytes_by_source,
-            lambda name: name in self.links and bool(self.links[name].holds & missing),
-            self._clock(),
+            self.swarm.bytes_by_source, has_something, self._clock()
         ):
             link = self.links.get(name)
             if link is None:

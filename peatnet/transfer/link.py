@@ -65,6 +65,7 @@ class Link:
         "priority",
         "scope",
         "source",
+        "told",
     )
 
     def __init__(self, owner: LinkOwner, source: Source, partial: PartialBlob) -> None:
@@ -73,6 +74,7 @@ class Link:
         self.scope = trio.CancelScope()
         self.priority = 3  # of the download, for its holders
         self.holds = 0  # what the source says it has, bit i for chunk i
+        self.told = False  # whether it has said
         self._owner = owner
         self._partial = partial
         self._queue: deque[int] = deque()
@@ -101,7 +103,7 @@ class Link:
                     f"{self.source.name}: a bitmap of {len(bitmap)} bytes for {n} chunks"
                 )
         if not self.closed:
-            self.holds = holds
+            self.holds, self.told = holds, True
             self._owner.feed(SourceHas(self.source.name, bitmap))
 
     def gained(self, indices: Iterable[int]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # How often it is judged who is of use, in seconds. Who came later than this is not judged yet.
 TURN = 5.0
-# The same while nobody in use has anything that is missing: then there is nothing to lose, and one who waits may have it.
+# The same for who has said that it has nothing that is missing, while nobody in use has any: one who waits may have it.
 HURRY = 1.0
 # Who brings less than this part of the average is let go.
 _LITTLE = 0.25
@@ -78,7 +78,7 @@ class Roster:
         return self._waiting.pop(next(iter(self._waiting)))
 
     def of_little_use(
-        self, brought: Mapping[str, int], has_something: Callable[[str], bool], now: float
+        self, brought: Mapping[str, int], has_something: Callable[[str], bool | None], now: float
     ) -> list[str]:
         """Whom to let go, so that others have their turn: at most as many as wait, none while there are places.
 
@@ -86,17 +86,23 @@ class Roster:
 
         Args:
             brought: bytes that each source has delivered in all.
-            has_something: whether this one has a chunk that is missing.
+            has_something: whether this one has a chunk that is missing; None while it has not said.
             now: the present, in seconds on the clock that `entered` is told of.
         """
         in_vain = not any(has_something(name) for name in self._since)
+
+        def is_due(name: str) -> bool:
+            # On a long line it takes seconds until one can say what it has.
+            hurried = in_vain and has_something(name) is not None
+            return now - self._since[name] >= (HURRY if hurried else TURN)
+
         if not in_vain and now < self._judged_at + TURN:
             return []
         self._judged_at = now
         lately = {
             name: brought.get(name, 0) - self._brought.get(name, brought.get(name, 0))
-            for name, since in self._since.items()
-            if now - since >= (HURRY if in_vain else TURN)
+            for name in self._since
+            if is_due(name)
         }
         self._brought = {name: brought.get(name, 0) for name in self._since}
         if not self.full or not self._waiting or not lately:

@@ -13,7 +13,7 @@ from peatnet.errors import LocalProtocolError
 from peatnet.swarm import Tier
 from peatnet.transfer import Stage
 from peatnet.transfer.budget import DownloadBudget
-from peatnet.transfer.roster import TURN, Roster
+from peatnet.transfer.roster import HURRY, TURN, Roster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,6 +102,19 @@ async def test_the_only_one_of_many_that_has_anything_is_found_soon(
     download = world.download(*crowd, max_sources=10, give_up_after=15.0)
     await download.run()
     assert len(crowd[-1].delivered) == N
+
+
+def test_one_that_has_not_said_what_it_has_is_given_more_time_to_do_so() -> None:
+    roster = Roster(2)
+    for name in ("empty", "far away"):
+        roster.entered(name, 0.0)
+    roster.wait(MemorySource("peer:next", b""))
+    said = {"empty": False, "far away": None}
+    assert roster.of_little_use({}, said.__getitem__, HURRY) == ["empty"]
+    said["empty"] = None
+    assert roster.of_little_use({}, said.__getitem__, TURN - 0.1) == []
+    roster.wait(MemorySource("peer:another", b""))
+    assert roster.of_little_use({}, said.__getitem__, TURN) == ["empty", "far away"]
 
 
 async def test_a_credit_holds_requests_back_until_there_is_more(
