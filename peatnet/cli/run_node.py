@@ -29,6 +29,10 @@ _log = get_logger("peatnet.up")
 # A clean stop takes well under a second. One that hangs is cut off in time for service managers and people;
 # the store is made to survive that.
 _STOP_WITHIN_S = 4.5
+# How long a thread may hold the interpreter while others wait. With Python's 5 ms, a thread that has been put off its core
+# while it holds it is asked for it two hundred times a second by each of the others, lanes' threads mostly; each time is
+# a switch between threads. Nothing here computes for long without waiting for something.
+_SWITCH_INTERVAL_S = 0.02
 
 
 def run_node(config: Config) -> None:
@@ -48,6 +52,7 @@ async def _up(config: Config) -> None:
             async with open_node(config) as node, trio.open_nursery() as serving:
                 await serving.start(serve_control, node, control_socket(config.data_dir))
                 _spare_the_collector()
+                sys.setswitchinterval(_SWITCH_INTERVAL_S)
                 print_line(json.dumps({"peer_id": node.peer_id, "addrs": node.addrs}))
                 _log.info("ready", data_dir=str(config.data_dir))
                 leave.append(node.fleet.leave)

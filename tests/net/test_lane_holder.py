@@ -119,7 +119,7 @@ def test_a_chunk_whose_time_has_come_waits_for_no_other_request(
 
     lane = Script(requests())
     serve(Holder(holding.store, gate, lane, "p", set()))  # type: ignore[arg-type]
-    assert [heard for what, _, heard in lane.sent if what == "chunk"] == [5]
+    assert [heard for what, _, heard in lane.sent if what == "chunk"] == [4]
 
 
 def test_a_long_piece_of_a_table_waits_for_its_turn(

@@ -8,8 +8,10 @@ that is worth is in docs/performance.md.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 # How often a thread that waits looks at the clock; what has a deadline may take that much longer.
 LOOK_AT_CLOCK = 2.0
+_LOOK_AT_CLOCK_MS = int(1000 * LOOK_AT_CLOCK)
+# The same for the kernel, socket(7): a struct timeval, native longs of seconds and microseconds.
+_LOOK_AT_CLOCK_TIMEVAL = struct.pack("@ll", int(LOOK_AT_CLOCK), 0)
 # Encrypted and sent at once. TLS and the kernel both copy it; more of it would leave the core's own cache.
 SEND_PIECE = 64 * 1024
 # Received at once: at first, and as soon as more than that is wanted in one go, as by an end that gets chunks.
@@ -47,6 +52,8 @@ class BlockingTls:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
         self._raw = memoryview(bytearray(LITTLE))
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._needs_more = True  # TLS has found no whole record in what came in
         self._wakes_for = 1  # bytes from which on the socket counts as readable
 
@@ -69,8 +76,17 @@ class BlockingTls:
                 raise PeerLost(f"no TLS: {exc}") from exc
             if time.monotonic() > deadline:
                 raise PeerLost("no TLS: the peer takes too long")
-        self._sock.settimeout(LOOK_AT_CLOCK)
+        self._block()
         self._flush(deadline)
+
+    def _block(self) -> None:
+        """Let the kernel do the waiting: under the socket module's time limits each call is two, a poll before it."""
+        try:
+            self._sock.settimeout(None)
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._sock.setsockopt(socket.SOL_SOCKET, option, _LOOK_AT_CLOCK_TIMEVAL)
+        except OSError as exc:
+            raise PeerLost(f"the lane broke: {exc}") from exc
 
     def peer_certificate(self) -> bytes:
         """What the other end has shown, in DER; empty where that was nothing."""
@@ -78,7 +94,7 @@ class BlockingTls:
 
     def pending(self) -> bool:
         """Whether there is something to read here, without the socket."""
-        return self._tls.pending() > 0 or (self._incoming.pending > 0 and not self._needs_more)
+        return (not self._needs_more and self._incoming.pending > 0) or self._tls.pending() > 0
 
     def fill(self, view: memoryview, deadline: float) -> None:
         """Read the next bytes until ``view`` is full.
@@ -137,8 +153,14 @@ class BlockingTls:
             PeerLost: the connection broke or ended.
         """
         try:
-            got = self._sock.recv_into(self._raw)
-        except TimeoutError:
+            flags = 0
+            if self._wakes_for > 1:
+                # Were it left to recv, that would take what is there first, and then wait for as much again.
+                if not self._poll.poll(_LOOK_AT_CLOCK_MS):
+                    return False
+                flags = socket.MSG_DONTWAIT
+            got = self._sock.recv_into(self._raw, 0, flags)
+        except (TimeoutError, BlockingIOError):
             return False
         except OSError as exc:
             raise PeerLost(f"the lane broke: {exc}") from exc
@@ -173,7 +195,7 @@ class BlockingTls:
         position = 0
         while position < len(view):
             try:
-                with contextlib.suppress(TimeoutError):
+                with contextlib.suppress(TimeoutError, BlockingIOError):
                     position += self._sock.send(view[position:])
             except OSError as exc:
                 raise PeerLost(f"the lane broke: {exc}") from exc

@@ -131,11 +131,10 @@ class Fetcher:
         """
         while self.out or not self.retiring:
             self._send_requests()
-            readable = bool(self._board.reports) and self.lane.wait(0.0)
-            self._tell(in_a_row=readable)
-            if readable:
+            if self._may_tell_later() and self.lane.wait(0.0):
                 self._take_reply()
                 continue
+            self._tell()
             self.parked = True
             # Whoever adds a request looks at ``parked`` afterwards: between us none is overlooked. The look at the lane
             # above may have taken the wake-up of a change of roles.
@@ -146,22 +145,26 @@ class Fetcher:
             self.parked = False
             if readable:
                 self._take_reply()
-        self._tell(in_a_row=False)
+        self._tell()
 
     def _has_news(self) -> bool:
         """Whether trio has made it lead, or retire, and it has not followed yet."""
         begins_to_lead = self.leads and not self._watches and not self._holdings.asked
         return begins_to_lead or (self.retiring and not self.out)
 
-    def _tell(self, *, in_a_row: bool) -> None:
-        """Let trio know of the reports; not of each one where chunks come in a row, and enough are still out."""
-        if not self._board.reports:
-            return
-        now = time.monotonic()
-        if in_a_row and now < self._told_at + IN_A_ROW and 2 * len(self.out) > self._board.depth:
-            return
-        self._told_at = now
-        self._board.notify()
+    def _may_tell_later(self) -> bool:
+        """Whether trio need not know of the reports yet, if chunks come in a row: not of each one, while enough are out."""
+        return (
+            bool(self._board.reports)
+            and 2 * len(self.out) > self._board.depth
+            and time.monotonic() < self._told_at + IN_A_ROW
+        )
+
+    def _tell(self) -> None:
+        """Let trio know of the reports."""
+        if self._board.reports:
+            self._told_at = time.monotonic()
+            self._board.notify()
 
     def _patience(self) -> float:
         now = time.monotonic()
@@ -203,7 +206,8 @@ class Fetcher:
             self._take_chunk(reply, length)
             return
         # It may keep this lane busy with talk, but not us.
-        time.sleep(self._talk.wait(time.monotonic()))
+        if (pause := self._talk.wait(time.monotonic())) > 0:
+            time.sleep(pause)
         self._talk.take(time.monotonic())
         if isinstance(reply, (HaveReply, More)):
             self._holdings.expect(reply, length)

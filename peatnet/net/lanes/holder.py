@@ -106,15 +106,21 @@ class Holder:
         self._thread = threading.get_ident()
         try:
             self._lane.send(OK)
+            found = False  # there is something to read; looking costs the thread its turn at the interpreter
             while True:
-                self._take_requests()
+                if self._held is not None and not self._wanted:
+                    request, self._held = self._held, None
+                    self._take(request)
+                if found and self._hears():
+                    self._take_requests()
                 self._push_news()
                 if self._wanted and self._place is None:
                     self._stand_at_the_gate(self._wanted[0])
                 if self._may_go:
                     self._send_first(self._wanted.popleft())
+                    found = self._lane.wait(0.0, reading=self._hears())
                 else:
-                    self._lane.wait(self._patience(), reading=self._hears())
+                    found = self._lane.wait(self._patience(), reading=self._hears())
         finally:
             if self._place is not None:
                 self._place.withdraw()
@@ -134,12 +140,10 @@ class Holder:
         )
 
     def _take_requests(self) -> None:
-        if self._held is not None and not self._wanted:
-            request, self._held = self._held, None
-            self._take(request)
+        """Take the request that is there, and those behind it."""
         for _ in range(IN_A_ROW):
             # A request may take long to come, and meanwhile others would wait for our place at the gate.
-            if self._may_go or not self._hears() or not self._lane.wait(0.0):
+            if self._may_go:
                 return
             fields, _ = self._lane.receive(max_payload=0)
             self.idle_since = math.inf
@@ -148,6 +152,8 @@ class Holder:
                 self._held = request
             else:
                 self._take(request)
+            if self._may_go or not self._hears() or not self._lane.wait(0.0):
+                return
 
     def _take(self, request: Request) -> None:
         if isinstance(request, ChunkRequest):
