@@ -238,16 +238,16 @@ class Keeper:
             self._intents.give_up(name)
 
     @contextmanager
-    def claimed(self, name: str) -> Iterator[None]:
-        """The policy starts no fetch of this name for as long as the context lasts: somebody sees to it."""
-        self._claims[name] += 1
+    def claimed(self, *names: str) -> Iterator[None]:
+        """The policy starts no fetch of these names for as long as the context lasts: somebody sees to them."""
+        self._claims.update(names)
         try:
             yield
         finally:
-            self._unclaim(name)
+            self._unclaim(*names)
 
-    def _unclaim(self, name: str) -> None:
-        self._claims[name] -= 1
+    def _unclaim(self, *names: str) -> None:
+        self._claims.subtract(names)
         self._claims += Counter()  # drops those at zero
         self._look_again()
 

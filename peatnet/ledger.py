@@ -8,7 +8,7 @@ first: nobody hears of a record that a crash, or a full disk, could take back.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -43,6 +43,14 @@ CREATE TABLE trusted (peer_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 _BREATH = 32
 
 log = get_logger(__name__)
+
+
+class Draft(NamedTuple):
+    """A record of our own that is to be signed: what it says, what it is about, and its JSON."""
+
+    type: RecordType
+    key: str
+    body: str
 
 
 class Ledger:
@@ -159,20 +167,59 @@ class Ledger:
             StorageError: the catalogue is full.
             DiskFull, StorageError: the database refused the write; nothing is published.
         """
+        (signed,) = await self.sign_all([Draft(record_type, key, body)], above=above)
+        if isinstance(signed, PeatnetError):
+            raise signed
+        return signed
+
+    async def sign_all(
+        self, drafts: Sequence[Draft], *, above: int = -1
+    ) -> list[Record | PeatnetError]:
+        """Do what :meth:`sign` does for several records, at the price of one write to the disk.
+
+        Returns:
+            For each draft, in order, its record, or why it was not signed.
+
+        Raises:
+            DiskFull, StorageError: the database refused the write; none of them is published.
+        """
+        results: list[Record | PeatnetError] = []
+        news: list[Record] = []
+        refused: list[Record] = []
         async with self._writing:
             floor = max(time.time_ns() // 1000, above + 1)
-            sequence = self.catalogue.next_sequence(self._keys.peer_id, floor)
-            record = sign_record(self._keys, record_type, key, sequence, body.encode())
-            manifest = _check_body(record)
-            await trio.to_thread.run_sync(self._write_records, [record])
-            outcome = self.catalogue.offer(record)
-            if outcome is not Outcome.ACCEPTED:
-                await self._write_current([record])
-                raise _not_signed(record, outcome)
-            self._note(record, manifest)
-            await self._write_current([])
-        self._tell([record])
-        return record
+            first = self.catalogue.next_sequence(self._keys.peer_id, floor)
+            for made in await trio.to_thread.run_sync(self._sign, drafts, first):
+                if isinstance(made, PeatnetError):
+                    results.append(made)
+                    continue
+                record, manifest = made
+                outcome = self.catalogue.offer(record)
+                if outcome is Outcome.ACCEPTED:
+                    self._note(record, manifest)
+                    news.append(record)
+                    results.append(record)
+                else:
+                    refused.append(record)
+                    results.append(_not_signed(record, outcome))
+            await self._write_current(refused)
+        self._tell(news)
+        return results
+
+    def _sign(
+        self, drafts: Sequence[Draft], first: int
+    ) -> list[tuple[Record, ModelManifest | None] | PeatnetError]:
+        """Sign what can be signed, with the sequence numbers from ``first`` on, and put it on disk. Blocks."""
+        made: list[tuple[Record, ModelManifest | None] | PeatnetError] = []
+        for sequence, draft in enumerate(drafts, first):
+            body = draft.body.encode()
+            try:
+                record = sign_record(self._keys, draft.type, draft.key, sequence, body)
+                made.append((record, _check_body(record)))
+            except PeatnetError as exc:
+                made.append(exc)
+        self._write_records([entry[0] for entry in made if not isinstance(entry, PeatnetError)])
+        return made
 
     async def trust(self, peer_id: str) -> None:
         """Let a publisher's records count, from now on and after restarts.

@@ -1,28 +1,126 @@
 """Where a node meets the user's own files.
 
-How one becomes a blob with a manifest: taken in, checked, and let go only when all is well; and whether a copy of a blob
-may be put where the user wants one.
+How one becomes a blob with a manifest: taken in, or read where it is small, checked, and let go only when all is well;
+and whether a copy of a blob may be put where the user wants one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peatnet.blobs import AddMode
+from peatnet.blobs import AddMode, BlobInfo, ChunkTable, Hash, SmallBlob
 from peatnet.blobs.durable import unlink_durable
-from peatnet.errors import AlreadyExists, IntegrityError, NotFound, StorageError, UsageError
+from peatnet.blobs.hashing import open_regular
+from peatnet.blobs.oserrors import os_errors
+from peatnet.blobs.table import SMALL_CHUNK_SIZE
+from peatnet.errors import (
+    AlreadyExists,
+    IntegrityError,
+    NotFound,
+    PeatnetError,
+    StorageError,
+    UsageError,
+)
 from peatnet.library import PUBLISHING
 from peatnet.targets import check_against
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from peatnet.blobs import BlobInfo, Store
+    from peatnet.blobs import Store
     from peatnet.models import ModelManifest
+    from peatnet.records import Record
+
+    Progress = Callable[[int], None]
 
 
-def take_file(store: Store, path: Path, mode: AddMode, progress: Callable[[int], None]) -> BlobInfo:
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A file that is to be published.
+
+    Args:
+        path: the model file.
+        manifest: what it is. Sizes and hashes may be left empty; where they are given, they must be right.
+        mode: how the file gets into the store.
+    """
+
+    path: Path
+    manifest: ModelManifest
+    mode: AddMode = AddMode.AUTO
+
+    @property
+    def may_be_copied(self) -> bool:
+        """Whether its mode lets the store have a copy."""
+        return self.mode in {AddMode.AUTO, AddMode.COPY}
+
+
+@dataclass(slots=True, eq=False)
+class SmallFile:
+    """A small file that was read and is to be published with others.
+
+    Attributes:
+        blob: its bytes.
+        manifest: as it is to be signed.
+        record: the manifest, signed and on disk, its blob ready; None before, or where it must be published by itself.
+        error: why it was not signed.
+    """
+
+    blob: SmallBlob
+    manifest: ModelManifest
+    record: Record | None = None
+    error: PeatnetError | None = None
+
+
+def read_small(wanted: Publication, progress: Progress) -> SmallFile | None:
+    """Read a file that is small enough to be published with others; None where it is not, or may not be copied.
+
+    Blocks, for no longer than reading 256 KiB takes.
+
+    Raises:
+        NotFound: there is no such file.
+        UsageError: it is no regular file, or an empty one.
+        IntegrityError: the manifest says something else, or the file changed while it was read.
+        InvalidManifest: the manifest, filled in, breaks a rule.
+        StorageError: it cannot be read.
+    """
+    if not wanted.may_be_copied:
+        return None
+    path = wanted.path
+    with _opened(path) as fd, os_errors("reading", path):
+        before = os.fstat(fd)
+        if before.st_size > SMALL_CHUNK_SIZE:
+            return None
+        data = os.pread(fd, SMALL_CHUNK_SIZE + 1, 0)
+        after = os.fstat(fd)
+    if len(data) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
+        raise IntegrityError(
+            f"{path} changed while it was being read", hint="wait until it is written, then retry"
+        )
+    name = Hash.of(data)
+    table = ChunkTable.of_one_chunk(name, len(data), SMALL_CHUNK_SIZE)
+    blob = SmallBlob(name, table, hashlib.sha256(data).hexdigest(), data)
+    progress(len(data))
+    info = BlobInfo(name, len(data), blob.sha256, table, path)
+    return SmallFile(blob, fill_in(wanted.manifest, path, info))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    if not path.exists():
+        raise no_such_file(path)
+    fd = open_regular(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def take_file(store: Store, path: Path, mode: AddMode, progress: Progress) -> BlobInfo:
     """Take a file into the store, pinned as being published. Blocks.
 
     A file that is to be moved keeps its own name for now: see :func:`let_go`.
@@ -33,7 +131,7 @@ def take_file(store: Store, path: Path, mode: AddMode, progress: Callable[[int],
         DiskFull, StorageError: the store cannot take it.
     """
     if not path.exists():
-        raise NotFound(f"there is no file {path}", hint="check the path")
+        raise no_such_file(path)
     if mode is not AddMode.MOVE:
         return store.add_file(path, mode=mode, progress=progress, pin=PUBLISHING)
     if path.is_symlink():
@@ -66,6 +164,11 @@ def fill_in(manifest: ModelManifest, path: Path, info: BlobInfo) -> ModelManifes
         chunk_size=info.table.chunk_size,
         table_hash=info.table.table_hash.hex(),
     )
+
+
+def no_such_file(path: Path) -> NotFound:
+    """What there is to say where there is no file."""
+    return NotFound(f"there is no file {path}", hint="check the path")
 
 
 def let_go(path: Path, info: BlobInfo) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from peatnet.blobs.hashes import HASH_BYTES, Hash, is_sha256
 from peatnet.blobs.table import is_chunk_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from peatnet.blobs.database import Database
 
@@ -53,6 +56,8 @@ class Index:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._held: Counter[tuple[Hash, str]] = Counter()
+        self._holding = Lock()
         database.script("blobs-1", _SCHEMA)
 
     def rows(self) -> list[Row]:
@@ -98,9 +103,26 @@ class Index:
         else:
             self._database.execute("DELETE FROM pins WHERE hash = ? AND reason = ?", (blob, reason))
 
+    @contextmanager
+    def held(self, blobs: Iterable[Hash], reason: str) -> Iterator[None]:
+        """Keep blobs, for a reason, until the context ends or the process does: in memory only."""
+        holds = [(blob, reason) for blob in blobs]
+        with self._holding:
+            self._held.update(holds)
+        try:
+            yield
+        finally:
+            with self._holding:
+                self._held.subtract(holds)
+                self._held += Counter()  # drops those at zero
+
     def pins(self) -> dict[Hash, set[str]]:
-        """All pins: the reasons by blob."""
+        """All pins and holds: the reasons by blob."""
         found: dict[Hash, set[str]] = {}
+        with self._holding:
+            held = list(self._held)
+        for blob, reason in held:
+            found.setdefault(blob, set()).add(reason)
         for name, reason in self._database.execute("SELECT hash, reason FROM pins"):
             if len(name) == HASH_BYTES:
                 found.setdefault(Hash(name), set()).add(reason)

@@ -20,7 +20,8 @@ from peatnet.blobs.space import Space
 from peatnet.errors import Ambiguous, NotFound, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
     from os import PathLike
 
     from peatnet.blobs.batch import Link, SmallBlob
@@ -338,8 +339,12 @@ class Store:
         """Take back a reason; fine when it was not there."""
         self._shelf.index.unpin(blob, _reason(reason))
 
+    def held(self, blobs: Iterable[Hash], reason: str) -> AbstractContextManager[None]:
+        """Keep blobs as pins do until the context ends, or the process: costs no disk. They need not be here yet."""
+        return self._shelf.index.held(blobs, _reason(reason))
+
     def pins(self) -> dict[Hash, set[str]]:
-        """The reasons for which blobs are pinned."""
+        """The reasons for which blobs are pinned, or held."""
         return self._shelf.index.pins()
 
     def remove(self, blob: Hash, *, force: bool = False) -> int:
