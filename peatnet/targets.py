@@ -24,21 +24,18 @@ class Model:
     trusted: bool
     blob: Hash | None = field(init=False, repr=False, compare=False)
     """The blob that the manifest names; foreign manifests may name none."""
+    publisher: str = field(init=False, repr=False, compare=False)
+    """Who signed it."""
+    key: Key = field(init=False, repr=False, compare=False)
+    """Its name among all models."""
 
     def __post_init__(self) -> None:
-        # Once, since a look at thousands of models asks for it again and again.
+        # Once, since a look at thousands of models asks for them again and again.
         named = self.manifest.blob_hash
+        publisher = str(self.record.publisher)
         object.__setattr__(self, "blob", Hash.parse(named) if named else None)
-
-    @property
-    def publisher(self) -> str:
-        """Who signed it."""
-        return str(self.record.publisher)
-
-    @property
-    def key(self) -> Key:
-        """Its name among all models."""
-        return self.publisher, self.record.key
+        object.__setattr__(self, "publisher", publisher)
+        object.__setattr__(self, "key", (publisher, self.record.key))
 
     def __str__(self) -> str:
         return self.record.key

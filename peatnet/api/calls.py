@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from peatnet.config import Config
 
+MAX_FILES = 128
+"""Files in one ``publish_all``. Whoever waits for it hears of none before all are done."""
+
 # Another short command may hold the data directory, or a node that is just starting or stopping.
 LOCK_PATIENCE_S = 5.0
 _LOCK_RETRY_S = 0.05
@@ -46,7 +49,7 @@ def call(
     give_up_at = monotonic() + LOCK_PATIENCE_S
     while True:
         if node_is_running(config):
-            from peatnet.api.client import ControlClient  # noqa: PLC0415  # httpx, only when needed
+            from peatnet.api.client import ControlClient  # noqa: PLC0415  # http.client, only when needed
 
             client = ControlClient(control_socket(config.data_dir))
             return client.call(verb, params, on_progress=on_progress)

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import json
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from peatnet.api.socket_path import answers, socket_address
+from peatnet.api.socket_path import connected
 from peatnet.errors import NodeUnreachable, PeatnetError, error_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_CONNECT_TIMEOUT_S = 2.0
-
 # The server sends an empty line every 5 s; a node silent for this long is stuck.
 _SILENCE_TIMEOUT_S = 30.0
 
 # A catalogue of 65,536 manifests is listed in one line; beyond this something is wrong with the sender.
 _MAX_LINE_BYTES = 256 * 1024 * 1024
+
+
+# Bytes that are read at once, at most.
+_PIECE = 64 * 1024
+
+
+class _Connection(HTTPConnection):
+    """HTTP over a socket that is a file. The standard library's is enough, and spares a command httpx's import."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("peatnet")
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect; raises NodeUnreachable."""
+        connection = connected(self._path, _SILENCE_TIMEOUT_S)
+        if connection is None:
+            raise NodeUnreachable(f"{self._path}: no node answers", hint="`peatnet up` runs one")
+        self.sock = connection
 
 
 class ControlClient:
@@ -50,53 +66,45 @@ class ControlClient:
             NodeUnreachable: no node answers, or it stopped before its answer was whole.
             PeatnetError: what the verb raised, as the class that it raised.
         """
-        # Asked first: httpcore leaks the socket of a connection that was refused.
-        if not answers(self.socket_path):
-            raise NodeUnreachable(
-                f"{self.socket_path}: no node answers", hint="`peatnet up` runs one"
-            )
-        timeout = httpx.Timeout(_SILENCE_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+        connection = _Connection(self.socket_path)
         try:
-            with (
-                socket_address(self.socket_path) as address,
-                # There is no TLS on a socket that is a file; by default httpx would load every authority's certificate.
-                httpx.HTTPTransport(uds=address, verify=False) as transport,
-                httpx.Client(transport=transport, timeout=timeout) as client,
+            connection.request(
+                "POST",
+                f"/v1/{verb}",
+                json.dumps(params or {}),
                 # The node keeps no connection open for a next question that will not come.
-                client.stream(
-                    "POST",
-                    f"http://peatnet/v1/{verb}",
-                    json=params or {},
-                    headers={"Connection": "close"},
-                ) as response,
-            ):
+                {"Connection": "close", "Content-Type": "application/json"},
+            )
+            with connection.getresponse() as response:
                 return _read_answer(response, on_progress)
-        except httpx.TimeoutException as exc:
+        except TimeoutError as exc:
             raise NodeUnreachable(
                 f"{self.socket_path}: the node does not answer",
                 hint="it may be frozen or overloaded; see its log, or restart it",
             ) from exc
-        except httpx.RemoteProtocolError as exc:
+        except HTTPException as exc:
             raise NodeUnreachable(
                 f"the node ended the connection before its answer was whole: {exc}",
                 hint="see its log",
             ) from exc
-        except (httpx.HTTPError, OSError) as exc:
+        except OSError as exc:
             raise NodeUnreachable(
                 f"{self.socket_path}: no answer from the node: {exc}",
                 hint="see its log; if it is gone, run `peatnet up` again",
             ) from exc
+        finally:
+            connection.close()
 
 
 def _read_answer(
-    response: httpx.Response, on_progress: Callable[[dict[str, Any]], None] | None
+    response: HTTPResponse, on_progress: Callable[[dict[str, Any]], None] | None
 ) -> Any:
     for line in _lines(response):
         message = _parse(line)
         if "result" in message:
             return message["result"]
         if "error" in message:
-            raise _rebuild(message["error"])
+            raise rebuild_error(message["error"])
         if on_progress is not None and isinstance(message.get("progress"), dict):
             on_progress(message["progress"])
     raise NodeUnreachable(
@@ -104,11 +112,11 @@ def _read_answer(
     )
 
 
-def _lines(response: httpx.Response) -> Iterator[bytes]:
+def _lines(response: HTTPResponse) -> Iterator[bytes]:
     """The answer's lines; the empty ones, which only say that the node is alive, are left out."""
     parts: list[bytes] = []
     length = 0
-    for part in response.iter_raw():
+    while part := response.read1(_PIECE):
         *ends, rest = part.split(b"\n")
         for end in ends:
             if line := b"".join([*parts, end]):
@@ -133,6 +141,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     return message
 
 
-def _rebuild(error: dict[str, Any]) -> PeatnetError:
+def rebuild_error(error: dict[str, Any]) -> PeatnetError:
+    """The error that ``peatnet.api.verbs.error_line`` told of."""
     cls = error_classes().get(error.get("slug", ""), PeatnetError)
     return cls(str(error.get("message", "")), hint=error.get("hint"))

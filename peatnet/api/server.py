@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from peatnet.api.listener import control_listener
-from peatnet.api.verbs import VERBS, Verb
+from peatnet.api.verbs import VERBS, Verb, error_line
 from peatnet.concurrency import first_error
 from peatnet.errors import PeatnetError, UsageError
 
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from peatnet.node import Node
 
-# A manifest is 48 KiB at most; nothing else that a client sends is larger than a path.
+# A manifest is 48 KiB at most; nothing else that a client sends is larger than a path. Who publishes many files sends
+# as many at once as go in here.
 MAX_REQUEST_BYTES = 256 * 1024
 
 _NDJSON = "application/x-ndjson"
@@ -91,11 +92,6 @@ def control_app(node: Node) -> Starlette:
         return _VerbResponse(node, verb, params)
 
     return Starlette(routes=[Route("/v1/{verb}", run_verb, methods=["POST"])])
-
-
-def error_line(error: PeatnetError) -> dict[str, Any]:
-    """The object that tells a client of an error."""
-    return {"error": {"slug": error.slug, "message": error.message, "hint": error.hint}}
 
 
 def _refusal(error: PeatnetError, status: int) -> Response:
@@ -159,8 +155,7 @@ class _VerbResponse(Response):
             return  # the client has gone, and its verb was cancelled
         if (progress := latest.take()) is not None:
             await _send_line(send, {"progress": progress})
-        await _send_line(send, outcomes[0])
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await _send_line(send, outcomes[0], more=False)
 
     async def _outcome(self, latest: _Latest) -> dict[str, Any]:
         outcome: dict[str, Any] = {}
@@ -192,6 +187,6 @@ async def _tell_progress(latest: _Latest, send: Send) -> None:
         quiet_since = now
 
 
-async def _send_line(send: Send, value: dict[str, Any]) -> None:
+async def _send_line(send: Send, value: dict[str, Any], *, more: bool = True) -> None:
     body = json.dumps(value).encode() + b"\n"
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body", "body": body, "more_body": more})

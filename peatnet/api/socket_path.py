@@ -55,23 +55,44 @@ def socket_address(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
+def connected(path: Path, timeout: float = _CONNECT_TIMEOUT_S) -> socket.socket | None:
+    """A connection to the socket at this path, for the caller to close; None where no process listens on it.
+
+    Args:
+        path: of the socket.
+        timeout: of whatever is done with the connection, in seconds.
+
+    Raises:
+        NodeUnreachable: there is a socket that this user may not connect to, or whose node is stuck.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(_CONNECT_TIMEOUT_S)
+    try:
+        with socket_address(path) as address:
+            connection.connect(address)
+    except BaseException as exc:
+        connection.close()
+        if isinstance(exc, (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)):
+            return None
+        if isinstance(exc, PermissionError):
+            raise NodeUnreachable(
+                f"{path}: not permitted", hint="run this command as the user that the node runs as"
+            ) from exc
+        if isinstance(exc, OSError):
+            raise NodeUnreachable(f"{path}: {exc.strerror or exc}") from exc
+        raise
+    connection.settimeout(timeout)
+    return connection
+
+
 def answers(path: Path) -> bool:
     """Whether a process listens on the socket at this path.
 
     Raises:
         NodeUnreachable: there is a socket that this user may not connect to, or whose node is stuck.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_CONNECT_TIMEOUT_S)
-        try:
-            with socket_address(path) as address:
-                probe.connect(address)
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            return False
-        except PermissionError as exc:
-            raise NodeUnreachable(
-                f"{path}: not permitted", hint="run this command as the user that the node runs as"
-            ) from exc
-        except OSError as exc:
-            raise NodeUnreachable(f"{path}: {exc.strerror or exc}") from exc
+    connection = connected(path)
+    if connection is None:
+        return False
+    connection.close()
     return True

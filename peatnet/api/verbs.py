@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import trio
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from peatnet.api.calls import MAX_FILES
 from peatnet.awaiting import await_command
 from peatnet.blobs import AddMode
-from peatnet.errors import NotFound, StorageError, UsageError
+from peatnet.errors import InvalidManifest, NotFound, PeatnetError, StorageError, UsageError
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.models import ModelManifest
+from peatnet.publishing import Publication
 from peatnet.rates import Rate  # noqa: TC001  # pydantic reads annotations at run time
 from peatnet.views import SourceChoice
 
@@ -72,6 +74,12 @@ class PublishParams(Params):
     path: _PathText
     manifest: dict[str, Any]
     mode: AddMode = AddMode.AUTO
+
+
+class PublishAllParams(Params):
+    """Several files at once; the request as a whole is bounded as well."""
+
+    files: Annotated[list[PublishParams], Field(min_length=1, max_length=MAX_FILES)]
 
 
 class GetParams(ReferenceParams):
@@ -190,6 +198,38 @@ async def _publish(node: Node, params: PublishParams, emit: Emit) -> Any:
         emit({"hashed_bytes": hashed, "size_bytes": size})
 
     return _manifest(await node.publish(path, manifest, mode=params.mode, progress=progress))
+
+
+async def _publish_all(node: Node, params: PublishAllParams, emit: Emit) -> Any:
+    """For each file, in order, ``{"manifest": …}`` or ``{"error": …}``."""
+    answers: list[Any] = [None] * len(params.files)
+    numbers: list[int] = []
+    publications: list[Publication] = []
+    for number, file in enumerate(params.files):
+        try:
+            manifest = ModelManifest.from_json(json.dumps(file.manifest))
+        except InvalidManifest as exc:
+            answers[number] = error_line(exc)
+        else:
+            numbers.append(number)
+            publications.append(Publication(Path(file.path), manifest, file.mode))
+
+    def progress(hashed: int) -> None:
+        trio.from_thread.check_cancelled()
+        emit({"hashed_bytes": hashed})
+
+    results = await node.publish_all(publications, progress=progress)
+    for number, result in zip(numbers, results, strict=True):
+        if isinstance(result, PeatnetError):
+            answers[number] = error_line(result)
+        else:
+            answers[number] = {"manifest": _manifest(result)}
+    return answers
+
+
+def error_line(error: PeatnetError) -> dict[str, Any]:
+    """The object that tells a client of an error."""
+    return {"error": {"slug": error.slug, "message": error.message, "hint": error.hint}}
 
 
 def _size(path: Path) -> int:
@@ -350,6 +390,7 @@ VERBS: dict[str, Verb[Any]] = {
     "id": Verb(NoParams, _id),
     "node": Verb(NoParams, _node),
     "publish": Verb(PublishParams, _publish),
+    "publish_all": Verb(PublishAllParams, _publish_all),
     "models": Verb(NoParams, _models),
     "show": Verb(ReferenceParams, _show),
     "get": Verb(GetParams, _get),

@@ -81,6 +81,47 @@ def hash_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
         yield update
 
 
+class FilesBar:
+    """How far ``publish`` is with many files; without a terminal it does nothing.
+
+    Args:
+        bar: where it is shown.
+        files: how many there are.
+        size: bytes of all of them.
+    """
+
+    def __init__(self, bar: Progress | None, files: int, size: int) -> None:
+        self._bar = bar
+        self._files = files
+        self._done = 0
+        self._size = 0
+        self._task = bar.add_task("publishing", total=size, amount="") if bar is not None else None
+
+    @property
+    def on_progress(self) -> Callable[[dict[str, Any]], None] | None:
+        """What takes the verb's words of progress; None without a terminal."""
+        return self._hashed if self._bar is not None else None
+
+    def done(self, files: int, size: int) -> None:
+        """So many more files, of so many bytes together, have been seen to."""
+        self._done += files
+        self._size += size
+        self._hashed({"hashed_bytes": 0})
+
+    def _hashed(self, progress: dict[str, Any]) -> None:
+        if self._bar is not None and self._task is not None:
+            amount = f"{self._done:,} of {self._files:,} files"
+            completed = self._size + progress["hashed_bytes"]
+            self._bar.update(self._task, completed=completed, amount=amount)
+
+
+@contextmanager
+def files_bar(files: int, size: int) -> Iterator[FilesBar]:
+    """A bar for ``publish`` of so many files, of so many bytes together. Lines may be printed meanwhile."""
+    with _bar("[bold]{task.description}", "") as bar:
+        yield FilesBar(bar, files, size)
+
+
 def _short(label: str) -> str:
     return label if len(label) <= _LABEL_CHARS else f"{label[: _LABEL_CHARS - 1]}…"
 
@@ -116,5 +157,11 @@ def _bar(first: str, last: str) -> Iterator[_Bar | None]:
         TextColumn("{task.fields[amount]}", table_column=Column(no_wrap=True)),
         TextColumn(last, table_column=Column(no_wrap=True)),
     )
-    with _Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    # What is printed meanwhile goes above the bar, but where stdout is not the terminal it stays stdout.
+    with _Bar(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    ) as bar:
         yield bar

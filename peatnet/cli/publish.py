@@ -26,8 +26,13 @@ class Mode(StrEnum):
 
 def publish(
     ctx: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The model file.", show_default=False)
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="The model file; or several, or folders of them.",
+            show_default=False,
+        ),
     ],
     *,
     model_id: Annotated[
@@ -144,6 +149,10 @@ def publish(
 
     What is not given is taken from the header of a GGUF, safetensors or ONNX file, or guessed from the file's
     name: `peatnet inspect FILE` shows it beforehand. The store takes its own copy of the file.
+
+    Several files, or the model files of a folder, are published each as a model of its own, whose id is the file's
+    name without its ending, and a line is printed for each when it is safely there. Many small files take far less
+    time so than one by one. What one file's error is keeps none of the others.
     """
     from peatnet.cli.draft import draft_manifest, look_at
     from peatnet.cli.progress import hash_bar
@@ -151,32 +160,42 @@ def publish(
     session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
     if move and mode not in (Mode.AUTO, Mode.MOVE):
         raise UsageError(f"--move and --mode {mode} contradict each other")
-    path = file.expanduser().absolute()
+    way = (Mode.MOVE if move else mode).value
+    options = {
+        "model_id": model_id,
+        "name": name,
+        "model_type": model_type,
+        "format": model_format,
+        "version": version,
+        "quantization": quantization,
+        "download_url": url,
+        "license": model_license,
+        "source": source,
+        "features": feature,
+    }
+    paths = [file.expanduser().absolute() for file in files]
+    if len(paths) > 1 or paths[0].is_dir():
+        from peatnet.cli.publish_many import expand, publish_many
+
+        for option, value in (
+            ("--id", model_id),
+            ("--name", name),
+            ("--url", url),
+            ("--manifest", manifest),
+        ):
+            if value is not None:
+                raise UsageError(
+                    f"{option} is for one file, and several are to be published",
+                    hint="publish that one by itself",
+                )
+        publish_many(session, expand(paths), options, way)
+        return
+    (path,) = paths
     inspection, warnings = look_at(path, model_format)
-    drafted, remarks = draft_manifest(
-        path.name,
-        manifest,
-        {
-            "model_id": model_id,
-            "name": name,
-            "model_type": model_type,
-            "format": model_format,
-            "version": version,
-            "quantization": quantization,
-            "download_url": url,
-            "license": model_license,
-            "source": source,
-            "features": feature,
-        },
-        inspection,
-    )
+    drafted, remarks = draft_manifest(path.name, manifest, options, inspection)
     for remark in (*warnings, *remarks):
         note(remark)
-    params = {
-        "path": str(path),
-        "manifest": drafted,
-        "mode": (Mode.MOVE if move else mode).value,
-    }
+    params = {"path": str(path), "manifest": drafted, "mode": way}
     with hash_bar(path.name) as update:
         published = session.call("publish", params, on_progress=update)
     print_json(published, indent=not session.json)

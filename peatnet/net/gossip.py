@@ -130,6 +130,11 @@ class _GuardedPubsub(Pubsub):
             reason = f"malformed gossip message: {type(exc).__name__}"
             self._peatnet_host.offend(forwarder, Offence.MALFORMED, reason)
 
+    async def validate_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        # What we say ourselves needs no tasks to find that it is ours.
+        if str(msg_forwarder) != self._peatnet_host.peer_id:
+            await super().validate_msg(msg_forwarder, msg)
+
     def _admit(self, forwarder: str, msg: rpc_pb2.Message) -> bool:
         """What depends on the forwarder alone, which the validators' verdict, kept for all, must not."""
         host = self._peatnet_host
