@@ -13,9 +13,9 @@ import trio.testing
 from support.records import manifest_of, record_of
 
 from peatnet.blobs import Database
-from peatnet.errors import DiskFull
-from peatnet.ledger import Ledger
-from peatnet.records import KeyPair, RecordType, sign_record
+from peatnet.errors import DiskFull, InvalidManifest, LocalProtocolError
+from peatnet.ledger import Draft, Ledger
+from peatnet.records import KeyPair, Record, RecordType, sign_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -104,6 +104,31 @@ async def test_a_record_of_ours_that_the_disk_refused_is_heard_of_by_nobody(
     assert told == ["m@1.0.0"]
     assert ledger.counts(record)
     assert Ledger(database, US, []).catalogue.digest() == ledger.catalogue.digest()
+
+
+async def test_of_several_records_each_is_signed_or_not(
+    database: SlowOrFullDatabase, model: Path
+) -> None:
+    ledger = Ledger(database, US, [])
+    told: list[str] = []
+    ledger.on_change.append(lambda record: told.append(record.key))
+    bodies = {f"{name}@1.0.0": json.dumps(manifest_of(model, name)) for name in "abc"}
+    bodies["b@1.0.0"] = "{}"
+    drafts = [Draft(RecordType.MANIFEST, key, body) for key, body in bodies.items()]
+    drafts.append(Draft(RecordType.MANIFEST, "x" * 301, bodies["a@1.0.0"]))
+    first, wrong, second, long = await ledger.sign_all(drafts)
+    assert isinstance(wrong, InvalidManifest)
+    assert isinstance(long, LocalProtocolError)
+    assert isinstance(first, Record)
+    assert isinstance(second, Record)
+    assert first.sequence < second.sequence
+    assert told == ["a@1.0.0", "c@1.0.0"]
+    again = Ledger(database, US, [])
+    assert [str(each) for each in again.models()] == ["a@1.0.0", "c@1.0.0"]
+    database.full = True
+    with pytest.raises(DiskFull):
+        await ledger.sign_all(drafts)
+    assert ledger.catalogue.digest() == again.catalogue.digest()
 
 
 async def test_records_from_others_count_though_the_disk_is_full(
