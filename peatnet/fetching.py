@@ -9,7 +9,7 @@ download_url is fetched without one, and verified at its end.
 from __future__ import annotations
 
 from enum import Enum, auto
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -103,13 +103,17 @@ class BlobFetch:
         self._download: Download | None = None
         self._stirring = stirring
         self._on_chunks = on_chunks
-        self._search = TableSearch(target, stirring)
+        self._target = target
         self._named = target.blob is not None
         # A blob that was said to have our SHA-256, and who said so. One is followed in a fetch: the next lie would be
         # as easy.
         self._told: tuple[Hash, str] | None = None
         self._turn: Turn | None = None
         self.progress = Progress(self._size, 0, 0.0, None, {})
+
+    @cached_property
+    def _search(self) -> TableSearch:
+        return TableSearch(self._target, self._stirring)  # what came in a group never needs one
 
     def set_priority(self, priority: int) -> None:
         """Make it more or less urgent, 1 (most) to 5, any time."""

@@ -145,12 +145,18 @@ class SmallFetches:
             for name, record in (retry_key(target) for target, _ in queue)
             if self._singly.get(name) == record
         }
-        small = [target for target, _ in queue if self._takes(target)]
+        small: deque[Target] = deque()
+        others: deque[Wish] = deque()
+        for wish in queue:
+            if self._takes(wish[0]):
+                small.append(wish[0])
+            else:
+                others.append(wish)
         if len(small) < MIN_GROUP:
             self._waiting.clear()
             return queue
-        self._waiting = deque(small)
-        return deque(wish for wish in queue if not self._takes(wish[0]))
+        self._waiting = small
+        return others
 
     def _takes(self, target: Target) -> bool:
         if self._peers is None or not self._peers.connected or target.model is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from peatnet.blobs import Hash
@@ -11,7 +12,7 @@ from peatnet.errors import Ambiguous
 if TYPE_CHECKING:
     from peatnet.blobs import BlobInfo
     from peatnet.models import ModelManifest
-    from peatnet.records import Record
+    from peatnet.records import PeerId, Record
     from peatnet.states import Key
 
 
@@ -32,13 +33,19 @@ class Model:
     def __post_init__(self) -> None:
         # Once, since a look at thousands of models asks for them again and again.
         named = self.manifest.blob_hash
-        publisher = str(self.record.publisher)
+        publisher = _plain(self.record.publisher)
         object.__setattr__(self, "blob", Hash.parse(named) if named else None)
         object.__setattr__(self, "publisher", publisher)
         object.__setattr__(self, "key", (publisher, self.record.key))
 
     def __str__(self) -> str:
         return self.record.key
+
+
+@lru_cache(1024)
+def _plain(publisher: PeerId) -> str:
+    """One text for all models of a publisher, whose hash is computed once."""
+    return str(publisher)
 
 
 @dataclass(frozen=True, slots=True)

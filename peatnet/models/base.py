@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar, Final, Self
 
 from pydantic import (
@@ -30,6 +31,11 @@ Written again it is not too long: reading adds nothing to it but some digits to 
 
 def _require_wire_fields(schema: dict[str, Any], cls: type[Strict]) -> None:
     schema["required"] = cls.wire_required()
+
+
+@cache
+def _wire_required(cls: type[Strict]) -> tuple[str, ...]:
+    return tuple(cls.wire_required())
 
 
 class Strict(BaseModel):
@@ -147,7 +153,7 @@ class Strict(BaseModel):
     @classmethod
     def _check_keys(cls, data: Mapping[Any, Any], *, wire: bool) -> None:
         if wire:
-            for name in cls.wire_required():
+            for name in _wire_required(cls):
                 if name not in data:
                     raise InvalidManifest(f"{cls.label} field {cls.prefix}{name}: is missing")
             return

@@ -134,6 +134,8 @@ def is_unicode(text: str) -> bool:
 
 def _check_depth(text: str, what: str, limit: int) -> None:
     # Before parsing: the parser recurses, and how deep it can depends on who called it.
+    if text.count("[") + text.count("{") <= limit:
+        return
     depth = 0
     for match in _TOKEN.finditer(text):
         found = match[0]

@@ -7,6 +7,7 @@ the omissions of its serde JSON. What peatnet adds travels in `metadata["peatnet
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import Field
@@ -128,13 +129,17 @@ class ModelManifest(Strict):
         """The name of this version of the model: "model_id@version"."""
         return f"{self.model_id}@{self.version}"
 
-    @property
+    @cached_property
     def chunks(self) -> ChunkHint | None:
         """The chunk table that the publisher signed, or None: what metadata["peatnet"] says."""
         return _chunk_hint(self.metadata)
 
     def filename(self) -> str:
         """The file name that Peat gives this model: "ministral-3b-25_12-q4_k_m.gguf"."""
+        return self._filename
+
+    @cached_property
+    def _filename(self) -> str:
         version = self.version.replace(".", "_")
         return f"{self.model_id}-{version}-{self.quantization.lower()}.{self.format.extension}"
 
@@ -189,7 +194,7 @@ class ModelManifest(Strict):
                 "manifest field version: makes, with model_id, a file name of more than "
                 f"{limits.MAX_FILENAME_BYTES} bytes"
             )
-        hint = _chunk_hint(self.metadata)
+        hint = self.chunks
         if hint and self.size_bytes > hint.chunk_size * limits.MAX_CHUNKS:
             raise InvalidManifest(
                 f"manifest field metadata.{METADATA_KEY}.chunk_size: makes more than "

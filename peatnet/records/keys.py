@@ -8,6 +8,7 @@ check a signature. libp2p allows other key types; peatnet's nodes have none, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from cryptography.exceptions import InvalidSignature
@@ -19,6 +20,8 @@ from peatnet.records.base58 import base58_decode, base58_encode
 KEY_BYTES = 32
 SEED_BYTES = 32
 SIGNATURE_BYTES = 64
+
+_REMEMBERED = 1024  # keys
 
 # PublicKey {Type = 1: Ed25519 (1); Data = 2: 32 bytes}. Fields in order and minimal varints: the only
 # encoding that libp2p accepts for hashing into a peer id, so everything before the key is a constant.
@@ -85,7 +88,7 @@ class PublicKey:
             SignatureError: it was not, or this key is not a point of the curve.
         """
         try:
-            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+            _loaded(self.raw).verify(signature, message)
         except InvalidSignature as exc:
             raise SignatureError(f"the signature does not verify under {self.peer_id}") from exc
 
@@ -133,7 +136,7 @@ class PeerId(str):
     @classmethod
     def from_public_key(cls, key: PublicKey) -> Self:
         """The id that names `key`."""
-        return super().__new__(cls, base58_encode(_MULTIHASH_PREFIX + key.encode()))
+        return super().__new__(cls, _id_text(key.encode()))
 
     @property
     def public_key(self) -> PublicKey:
@@ -161,6 +164,19 @@ def _key_of(multihash: bytes) -> PublicKey:
     if not multihash.startswith(_MULTIHASH_PREFIX):
         raise RemoteProtocolError("it does not hold an Ed25519 key")
     return PublicKey.decode(multihash[len(_MULTIHASH_PREFIX) :])
+
+
+# A few publishers sign most records, and their keys come with each of them.
+
+
+@lru_cache(_REMEMBERED)
+def _loaded(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
+@lru_cache(_REMEMBERED)
+def _id_text(key: bytes) -> str:
+    return base58_encode(_MULTIHASH_PREFIX + key)
 
 
 class KeyPair:
