@@ -37,7 +37,7 @@ from peatnet.views import SourceChoice
 if TYPE_CHECKING:
     # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     import random
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from trio_typing import TaskStatus
 
@@ -187,7 +187,7 @@ class Keeper:
                     self._intents.give_up(name)
                 running = self._jobs.get(name)
                 if running is not None and not self._wanted_anyway(running):
-                    running.scope.cancel()
+                    self._cancel(running)
         if job.error is not None:
             raise job.error
         if job.info is None:
@@ -207,7 +207,7 @@ class Keeper:
         while (job := self._jobs.get(name)) is not None:
             if choice in {SourceChoice.ANY, job.choice} and not job.scope.cancel_called:
                 break
-            job.scope.cancel()  # the new wish goes before the old one; what is here already stays
+            self._cancel(job)  # the new wish goes before the old one; what is here already stays
             await job.done.wait()
         else:
             job = self._start(name, target, choice)
@@ -232,7 +232,7 @@ class Keeper:
         name = fetch_name(target.model, target.blob)
         with self.claimed(name):
             if (job := self._jobs.get(name)) is not None:
-                job.scope.cancel()
+                self._cancel(job)
                 await job.done.wait()
             yield
             self._intents.give_up(name)
@@ -330,9 +330,11 @@ class Keeper:
             if self._may_start(target):
                 self._start(fetch_name(target.model, target.blob), target, choice)
         while self._nursery is not None and (group := self._groups.begin(self._may_start)):
-            for member in group:
+            jobs = [
                 self._start(member.key[0], member.target, SourceChoice.ANY, member)
-            self._nursery.start_soon(self._groups.run, group)
+                for member in group
+            ]
+            self._nursery.start_soon(self._run_group, group, jobs)
 
     def _may_start(self, target: Target) -> bool:
         """Whether one of the queue is to be started still."""
@@ -350,12 +352,12 @@ class Keeper:
 
     def _end_unwanted(self, live: set[str], wanted: set[str]) -> None:
         """End what was withdrawn or replaced by a newer record, and what only a policy wanted that has changed."""
-        for job in self._jobs.values():
+        for job in list(self._jobs.values()):
             if job.target.model is not None and job.name not in live:
                 self._intents.give_up(job.name)
-                job.scope.cancel()
+                self._cancel(job)
             elif not self._is_asked_for(job.name) and job.name not in wanted:
-                job.scope.cancel()
+                self._cancel(job)
 
     def _is_asked_for(self, name: str) -> bool:
         return name in self._claims or name in self._intents.left
@@ -399,7 +401,7 @@ class Keeper:
         job.look_after = member is not None and member.twin
         if member is None:
             log.info("fetching", target=str(target.model or target.blob), source=choice.value)
-        self._nursery.start_soon(self._run_job, job)
+            self._nursery.start_soon(self._run_job, job)
         if target.model is not None:
             self._on_change(target.model)
         return job
@@ -421,32 +423,52 @@ class Keeper:
                 elif job.info is not None:
                     self._intents.give_up(job.name)
         finally:
-            del self._jobs[job.name]
-            job.done.set()
-            self._changed |= job.look_after or job.info is None
-            self._wake.set()
-            if job.target.model is not None:
-                self._on_change(job.target.model)
+            self._end(job)
+
+    async def _run_group(self, group: Sequence[Member], jobs: Sequence[Job]) -> None:
+        """Run the jobs of a group of small blobs, which have no task of their own."""
+        try:
+            await self._groups.run(group)
+        finally:
+            for member, job in zip(group, jobs, strict=True):
+                if job.done.is_set():
+                    continue
+                if member.info is not None and not job.scope.cancel_called:
+                    job.info = member.info
+                    job.fetch.came_whole(member.info, member.source)
+                    self._retries.done(member.key)
+                    self._on_blob(member.blob)
+                    self._intents.give_up(job.name)
+                # Of those that were not had, the next look starts the ordinary fetch.
+                self._end(job)
+
+    def _cancel(self, job: Job) -> None:
+        """End a fetch soon: at once, unless it is on its way to the disk, where it is in a group."""
+        job.scope.cancel()
+        if job.member is not None and not job.done.is_set():
+            job.member.wanted = False
+            if not job.member.storing:
+                self._end(job)
+
+    def _end(self, job: Job) -> None:
+        del self._jobs[job.name]
+        job.done.set()
+        self._changed |= job.look_after or job.info is None
+        self._wake.set()
+        if job.target.model is not None:
+            self._on_change(job.target.model)
 
     async def _checked(self, target: Target, info: BlobInfo) -> BlobInfo:
         return await trio.to_thread.run_sync(self._library.checked, target, info, cancellable())
 
-    async def _fetch(self, job: Job) -> BlobInfo | None:
+    async def _fetch(self, job: Job) -> BlobInfo:
         model = job.target.model
-        if job.member is not None:
-            info = await job.member.outcome()
-            if info is None:
-                return None  # the next look starts the ordinary fetch
-            job.fetch.came_whole(info, job.member.source)
-        else:
-            info = await self._checked(job.target, await job.fetch.run())
-            if model is not None:
-                await trio.to_thread.run_sync(self._library.set_ready, model, info)
+        info = await self._checked(job.target, await job.fetch.run())
+        if model is not None:
+            await trio.to_thread.run_sync(self._library.set_ready, model, info)
         self._retries.done(retry_key(job.target))
         self._on_blob(info.hash)
-        if job.member is None:  # of a group, the group tells
-            what = str(model or info.hash)
-            log.info("verified", target=what, bytes=info.size, blob=info.hash.hex())
+        log.info("verified", target=str(model or info.hash), bytes=info.size, blob=info.hash.hex())
         return info
 
     async def _failed(self, job: Job, error: PeatnetError) -> None:

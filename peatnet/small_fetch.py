@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import trio
@@ -80,7 +80,6 @@ class Member:
         storing: it is on its way to the disk, which can't be stopped.
         info: the verified blob, its model ready; None where it was not had this way.
         source: who sent it.
-        settled: nothing more becomes of it here.
     """
 
     target: Target
@@ -92,21 +91,6 @@ class Member:
     storing: bool = False
     info: BlobInfo | None = None
     source: str | None = None
-    settled: trio.Event = field(default_factory=trio.Event)
-
-    async def outcome(self) -> BlobInfo | None:
-        """Wait until it is here, or is left to the ordinary fetch (None).
-
-        Cancellation: it is left out of the group; where it is on its way to the disk already, that is waited for.
-        """
-        try:
-            await self.settled.wait()
-        finally:
-            self.wanted = False
-            if self.storing:
-                with trio.CancelScope(shield=True):
-                    await self.settled.wait()
-        return self.info
 
 
 class SmallFetches:
@@ -198,7 +182,7 @@ class SmallFetches:
         return list(group.values())
 
     async def run(self, group: Sequence[Member]) -> None:
-        """Fetch a group, and settle its members, each one way or the other.
+        """Fetch a group. At the end each member is here and ready (``info``), or left to the ordinary fetch.
 
         Cancellation: what was not on its way to the disk is dropped.
         """
@@ -219,7 +203,6 @@ class SmallFetches:
                 if member.info is None:
                     name, record = member.key
                     self._singly[name] = record
-                member.settled.set()
 
     # The bytes
 
