@@ -7,7 +7,7 @@ from bisect import insort
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Entry = tuple[float, int, Callable[..., None], tuple[Any, ...]]
 
@@ -21,11 +21,10 @@ class Agenda:
     a large fleet, would look at a dozen entries from all over the memory for each that is added or taken.
     """
 
-    __slots__ = ("_coming", "_entries", "_next", "_order", "_serial", "_slot")
+    __slots__ = ("_coming", "_entries", "_order", "_serial", "_slot")
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []  # of the present slot, sorted
-        self._next = 0  # the first of them that was not taken
         self._slot = -1
         self._coming: dict[int, list[Entry]] = {}
         self._order: list[int] = []  # a heap of the slots that are coming
@@ -37,7 +36,8 @@ class Agenda:
         entry = time, self._serial, what, arguments
         slot = int(time * _SLOTS)
         if slot <= self._slot:
-            insort(self._entries, entry, self._next)
+            # Behind what was taken: its time is not before that of any, and its serial is above.
+            insort(self._entries, entry)
             return
         coming = self._coming.get(slot)
         if coming is None:
@@ -46,15 +46,10 @@ class Agenda:
         else:
             coming.append(entry)
 
-    def next(self) -> Entry | None:
-        """Take the first entry; None without any."""
-        if self._next == len(self._entries):
-            if not self._order:
-                return None
+    def __iter__(self) -> Iterator[Entry]:
+        """Take the entries one by one, those that are added meanwhile as well. Only once: the rest of a slot is lost."""
+        while self._order:
             self._slot = heapq.heappop(self._order)
             self._entries = self._coming.pop(self._slot)
             self._entries.sort()
-            self._next = 0
-        entry = self._entries[self._next]
-        self._next += 1
-        return entry
+            yield from self._entries

@@ -45,10 +45,11 @@ from peatnet.swarm.uploads import Uploads
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from peatnet.swarm import Event
+    from peatnet.swarm import Action, Event
     from peatnet.swarm.flows import Job
 
 BLOB = Hash(bytes(32))
+TICK = Tick()
 QUIET = 0.25
 PRIORITY = 3
 REJOIN = 1.0  # seconds after which a source that was dropped is tried again
@@ -163,7 +164,7 @@ class Fleet:
         self.latency = latency
         self._announce = announce
         self._pipeline = pipeline
-        self._agenda = Agenda()
+        self.agenda = Agenda()
         self._missing = 0  # downloaders that are not done
         self._waited_for: set[Node] | None = None
         self._jobs: dict[Job, tuple[Node, int]] = {}
@@ -181,7 +182,7 @@ class Fleet:
         node = Node(self, name, up, down, self._swarm(bytes((self.n + 7) // 8)))
         self.nodes[name] = node
         self._missing += 1
-        self._tell(node, Tick())
+        self._tell(node, TICK)
         return node
 
     def connect(self, one: Node, other: Node) -> None:
@@ -212,23 +213,26 @@ class Fleet:
         if node.swarm is not None and not node.complete:
             node.came_twice = node.duplicates
             node.swarm = self._swarm(node.swarm.have())
-            self._tell(node, Tick())
+            self._tell(node, TICK)
 
     def at(self, time: float, what: Callable[..., None], *arguments: object) -> None:
         """Do something at a time."""
-        self._agenda.add(time, what, arguments)
+        self.agenda.add(time, what, arguments)
 
     def run(self, limit: float = math.inf, waited_for: Sequence[Node] | None = None) -> bool:
         """Until every downloader has all, or these have, or `limit` is reached; whether they have."""
-        agenda = self._agenda
         self._waited_for = None if waited_for is None else set(waited_for)
         if waited_for is not None:
             self._missing = sum(not node.complete for node in waited_for)
-        while self._missing and (entry := agenda.next()) is not None:
-            self.now, _, what, arguments = entry
-            if self.now > limit:
+        if not self._missing:
+            return True
+        for now, _, what, arguments in self.agenda:
+            if now > limit:
                 break
+            self.now = now
             what(*arguments)
+            if not self._missing:
+                break
         return not self._missing
 
     # Downloaders.
@@ -266,7 +270,11 @@ class Fleet:
     def _tell(self, node: Node, event: Event) -> None:
         swarm = node.swarm
         assert swarm is not None
-        actions = swarm.handle(event, self.now)
+        if actions := swarm.handle(event, self.now):
+            self._act(node, actions)
+        self._wake_in_time(node, swarm)
+
+    def _act(self, node: Node, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Request):
                 source = node.neighbors[action.source]
@@ -285,18 +293,25 @@ class Fleet:
                 other = node.neighbors[action.source]
                 other.spread.left(BLOB, node.name)
                 self.at(self.now + REJOIN, self._again, node, other)
-        if event.__class__ is SourceGained and not actions:
-            return  # deadlines are what they were
-        wakeup = swarm.next_wakeup()
-        if wakeup is not None and wakeup < node.wake_at:
+
+    def _wake_in_time(self, node: Node, swarm: Swarm) -> None:
+        wakeup = swarm.next_wakeup(node.wake_at)
+        if wakeup is not None:
             node.wake_at = wakeup
-            self.at(wakeup, self._wake, node, wakeup)
+            self.agenda.add(wakeup, self._wake, (node, wakeup))
 
     def _wake(self, node: Node, wakeup: float) -> None:
-        if node.wake_at == wakeup:
-            node.wake_at = math.inf
-            if node.alive and not node.complete:
-                self._tell(node, Tick())
+        if node.wake_at != wakeup:
+            return
+        node.wake_at = math.inf
+        swarm = node.swarm
+        if swarm is None or not node.alive or node.complete:
+            return
+        due = swarm.next_wakeup()
+        if due is not None and due <= wakeup:
+            self._tell(node, TICK)
+        else:
+            self._wake_in_time(node, swarm)  # what it was to wake for came meanwhile
 
     def _arrived(self, source: Node, node: Node, index: int) -> None:
         swarm = node.swarm
@@ -323,9 +338,13 @@ class Fleet:
         node.announced_at = node.announce_at or self.now
         node.announce_at = None
         gained = SourceGained(node.name, fresh)
+        now = self.now
         for other in list(node.neighbors.values()):
-            if not other.complete:
-                self._tell(other, gained)
+            if other.complete or other.swarm is None:
+                continue
+            if actions := other.swarm.handle(gained, now):  # without any, no deadline changed
+                self._act(other, actions)
+                self._wake_in_time(other, other.swarm)
 
     # Those who send.
 

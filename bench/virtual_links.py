@@ -30,7 +30,7 @@ class QueuedLinks:
         up = source.up_free = begin + job.size / source.up
         down = node.down_free = max(begin, node.down_free) + job.size / node.down
         at = max(down, up) + 2 * fleet.latency
-        fleet.at(at, fleet.sent, source, node, index, job, source.uploads)
+        fleet.agenda.add(at, fleet.sent, (source, node, index, job, source.uploads))
 
 
 class _Flow:

@@ -60,12 +60,14 @@ class Allotter:
             board.wake_starved()
         if board.hungry:
             self._round(now, actions)
-        endgame = not board.wanted.count
-        if endgame and not self._endgame and board.starved:
+        if board.wanted.count:
+            self._endgame = False
+            return
+        if not self._endgame and board.starved:
             # Who had nothing to do may double what is out, from this moment on.
             board.wake_starved()
             self._round(now, actions)
-        self._endgame = endgame
+        self._endgame = True
 
     def _round(self, now: float, actions: list[Action]) -> None:
         board, picker = self._board, self._picker

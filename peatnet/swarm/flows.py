@@ -104,12 +104,13 @@ class Flow:
             del self.classes[job.priority]
         return True
 
-    def weigh(self, now: float) -> None:
-        """Set the weight: that of the most urgent that waits, as far as the peer is believed."""
+    def weigh(self, now: float) -> int:
+        """Set the weight: that of the most urgent that waits, as far as the peer is believed. How much it grew."""
         most_urgent = min(self.classes)
         if most_urgent < DEFAULT_PRIORITY and self._urgency.level(now) < 0:
             most_urgent = DEFAULT_PRIORITY
-        self.weight = WEIGHTS[most_urgent]
+        before, self.weight = self.weight, WEIGHTS[most_urgent]
+        return self.weight - before
 
     def pop(self, now: float) -> Job:
         """Take what goes next; something must wait."""

@@ -137,20 +137,27 @@ class Swarm(Books):
         actions, self._actions = self._actions, []
         return actions
 
-    def next_wakeup(self) -> float | None:
+    def next_wakeup(self, before: float = math.inf) -> float | None:
         """When `handle(Tick(), now)` is wanted, if nothing else happens before.
+
+        Args:
+            before: later times are of no use to the caller, who will ask again by then; it is cheaper to say
+                so than to throw them away.
 
         Returns:
             A time on the caller's clock, later than that of the last event; None where time alone will
-            change nothing, and before the first event.
+            change nothing before that, and before the first event.
         """
         board = self._board
         if self._stopped or board.have.count == board.n_chunks:
             return None
-        soonest = min(self._timers.soonest(), self._allotter.nudge)
+        soonest = self._allotter.nudge
         if board.living_http:
             soonest = min(soonest, self._fallback.next_change(self._now))
-        return None if soonest == math.inf else soonest
+        timers = self._timers
+        if timers.first < before:
+            soonest = min(soonest, timers.soonest())
+        return soonest if soonest < before else None
 
     # 1. What each event changes. Every handler checks before it changes anything.
 
@@ -184,13 +191,14 @@ class Swarm(Books):
             self._take_back(source, index)
 
     def _on_gained(self, event: ev.SourceGained, _now: float) -> None:
-        source = self._board.source(event.source)
-        if event.chunks >> self._board.n_chunks:
+        board = self._board
+        source = board.source(event.source)
+        if event.chunks >> board.n_chunks:
             raise LocalProtocolError(
-                f"swarm: source {source.name!r} gained what is no set of {self._board.n_chunks} chunks"
+                f"swarm: source {source.name!r} gained what is no set of {board.n_chunks} chunks"
             )
         if source.life is _ALIVE:
-            self._board.add_holding(source, event.chunks)
+            board.add_holding(source, event.chunks)
 
     def _on_arrived(self, event: ev.ChunkArrived, now: float) -> None:
         source = self._source_and_index(event)
@@ -209,7 +217,7 @@ class Swarm(Books):
             self._ledger.came_twice(index)
             return
         self._ledger.delivered(source.name, index)
-        if len(askers) != 1 or ask is None:
+        if ask is None or len(askers) != 1:
             self._cancel(index, askers, source)
         if is_peer:
             self._fallback.delivered = now

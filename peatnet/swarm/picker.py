@@ -232,9 +232,11 @@ class Picker:
         if source.strikes or source.pace.chunk_time > board.slow_from:
             return None
         may_double = self._may_double()
+        has = source.has.mask
         for index in board.overdue:
             if (
-                index not in source.out
+                has >> index & 1
+                and index not in source.out
                 and (may_double or board.asked[index][0].strikes)
                 and self.can_serve(source, index)
             ):

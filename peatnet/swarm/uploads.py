@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict
 
 from peatnet.errors import LocalProtocolError
 from peatnet.swarm.flows import (
@@ -60,7 +59,7 @@ class Uploads:
         self._window = Window(now)
         self._time = 0.0  # virtual
         self._busy: dict[str, Flow] = {}  # something waits or is out
-        self._idle: OrderedDict[str, Flow] = OrderedDict()
+        self._idle: dict[str, Flow] = {}  # the first was set aside first
         # Heaps: when, in virtual time and in time, and who. Among equals the name decides, which is as good as anything.
         self._ready: list[tuple[float, str, Flow]] = []
         self._asleep: list[tuple[float, str, Flow]] = []
@@ -115,7 +114,7 @@ class Uploads:
         job = Job(flow, priority, size)
         flow.add(job)
         self.waiting += 1
-        self._weigh(flow, now)
+        self._weights += flow.weigh(now)
         if not flow.parked:
             self._unpark(flow)
         return job
@@ -133,11 +132,13 @@ class Uploads:
         flow = job.flow
         flow.out -= 1
         self.out -= 1
-        waiting = bool(self._ready) and self._bucket.ready_at(now) <= now
+        bucket = self._bucket
+        waiting = bool(self._ready) and (bucket.rate is None or bucket.ready_at(now) <= now)
         self._window.done(job.size, out=self.out, waiting=waiting, now=now)
-        if flow.classes and not flow.parked:
+        if not flow.classes:
+            self._retire(flow)
+        elif not flow.parked:
             self._unpark(flow)  # it was full
-        self._retire(flow)
 
     def charge(self, peer_id: str, size: int, now: float) -> None:
         """So many bytes go to a peer without having waited here; they count for all that waits."""
@@ -154,7 +155,9 @@ class Uploads:
         """The chunk that may be sent now; ask again until there is none."""
         while self._asleep and self._asleep[0][0] <= now:
             self._unpark(heapq.heappop(self._asleep)[2])
-        if self.out >= self._window.chunks or self._bucket.ready_at(now) > now:
+        if self.out >= self._window.chunks:
+            return None
+        if self._bucket.rate is not None and self._bucket.ready_at(now) > now:
             return None
         while self._ready:
             tag, _, flow = heapq.heappop(self._ready)
@@ -182,13 +185,14 @@ class Uploads:
         return min(times, default=math.inf)
 
     def _send(self, flow: Flow, tag: float, now: float) -> Job:
-        self._weigh(flow, now)
+        self._weights += flow.weigh(now)
         job = flow.pop(now)
         self._time = tag
         flow.tag = tag + job.size / flow.weight
         if self._per_peer is not None:
             flow.bucket.take(job.size, now)
-        self._bucket.take(job.size, now)
+        if self._bucket.rate is not None:
+            self._bucket.take(job.size, now)
         if not self.out:
             self._window.begin(now)
         self.out += 1
@@ -209,11 +213,6 @@ class Uploads:
         if busy > 1 and flow.weight * busy == self._weights:
             return 1
         return -(-self._window.chunks * flow.weight // self._weights)
-
-    def _weigh(self, flow: Flow, now: float) -> None:
-        before = flow.weight
-        flow.weigh(now)
-        self._weights += flow.weight - before
 
     def _unpark(self, flow: Flow) -> None:
         flow.parked = True
@@ -246,4 +245,4 @@ class Uploads:
     def _set_aside(self, flow: Flow) -> None:
         self._idle[flow.peer_id] = flow
         if len(self._idle) > MAX_IDLE_FLOWS:
-            self._idle.popitem(last=False)
+            del self._idle[next(iter(self._idle))]

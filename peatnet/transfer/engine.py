@@ -227,8 +227,8 @@ class Engine:
             self._feeding = False
         if self._over.is_set():
             return
-        wakeup = self.swarm.next_wakeup()
-        if wakeup is not None and wakeup < self._timer.deadline:
+        wakeup = self.swarm.next_wakeup(self._timer.deadline)
+        if wakeup is not None:
             self._timer.deadline = wakeup
         if self._share is not None:
             self._report(self._share)
