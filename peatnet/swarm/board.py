@@ -88,6 +88,11 @@ class Board:
             self.hungry.update(self.starved)
             self.starved.clear()
 
+    def wake_holders(self, index: int) -> None:
+        """Any source that has this chunk may find something to do."""
+        for source in [each for each in self.starved if each.has.mask >> index & 1]:
+            self.wake(source)
+
     def starve(self, source: Source) -> None:
         """A hungry source found nothing."""
         del self.hungry[source]
@@ -138,7 +143,7 @@ class Board:
             del self.asked[index]
             self.overdue.pop(index, None)
             self.wanted.add(index)
-            self.wake_starved()
+            self.wake_holders(index)
         self.hungry.pop(source, None)  # whoever else could serve the chunk looks before it does
         self.wake(source)
 

@@ -345,6 +345,6 @@ class Swarm(Books):
             ask.late = True
             if len(self._board.asked[index]) < MAX_ASKED:
                 self._board.overdue[index] = None
-                self._board.wake_starved()
+                self._board.wake_holders(index)
             due = ask.deadline
         self._timers.watch(min(due, ask.deadline), source, index, ask)

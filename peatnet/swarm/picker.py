@@ -126,7 +126,14 @@ class Picker:
         if source.plan and (planned := self._planned(source)) is not None:
             return planned
         candidates = board.wanted.mask & source.has.mask
-        if not is_peer:
+        if candidates:
+            return self._wanted(source, candidates, now)
+        return None if board.wanted.count else self._second(source, now)
+
+    def _wanted(self, source: Source, candidates: int, now: float) -> int | None:
+        """One of the chunks that are wanted and that the source has."""
+        board = self._board
+        if source.tier is not _PEER:
             if self.gate is Gate.GAPS:
                 candidates &= ~board.rarity.held()
         elif source.pace.chunk_time > board.slow_from:
@@ -137,7 +144,7 @@ class Picker:
             candidates &= ~self._deferred(source, now)
         if candidates:
             return self._choose(source, candidates)
-        return self._otherwise(source, now)
+        return self._otherwise(source)
 
     def _choose(self, source: Source, candidates: int) -> int:
         if self._in_order:
@@ -190,12 +197,9 @@ class Picker:
             self.look_again = min(self.look_again, soonest)
         return deferred
 
-    # When a source has nothing fresh that is wanted.
+    # When a source has nothing that is wanted but what it failed or put off.
 
-    def _otherwise(self, source: Source, now: float) -> int | None:
-        board = self._board
-        if not board.wanted.count:
-            return self._second(source, now)
+    def _otherwise(self, source: Source) -> int | None:
         if source.avoid and (failed := self._failed_before(source)) is not None:
             return failed
         if source.deferrals and not source.out:
