@@ -272,7 +272,9 @@ class Fleet:
         assert swarm is not None
         if actions := swarm.handle(event, self.now):
             self._act(node, actions)
-        self._wake_in_time(node, swarm)
+        wakeup = swarm.next_wakeup(node.wake_at)
+        if wakeup is not None:
+            self._wake_at(node, wakeup)
 
     def _act(self, node: Node, actions: list[Action]) -> None:
         for action in actions:
@@ -294,11 +296,9 @@ class Fleet:
                 other.spread.left(BLOB, node.name)
                 self.at(self.now + REJOIN, self._again, node, other)
 
-    def _wake_in_time(self, node: Node, swarm: Swarm) -> None:
-        wakeup = swarm.next_wakeup(node.wake_at)
-        if wakeup is not None:
-            node.wake_at = wakeup
-            self.agenda.add(wakeup, self._wake, (node, wakeup))
+    def _wake_at(self, node: Node, wakeup: float) -> None:
+        node.wake_at = wakeup
+        self.agenda.add(wakeup, self._wake, (node, wakeup))
 
     def _wake(self, node: Node, wakeup: float) -> None:
         if node.wake_at != wakeup:
@@ -308,10 +308,12 @@ class Fleet:
         if swarm is None or not node.alive or node.complete:
             return
         due = swarm.next_wakeup()
-        if due is not None and due <= wakeup:
+        if due is None:
+            return
+        if due <= wakeup:
             self._tell(node, TICK)
         else:
-            self._wake_in_time(node, swarm)  # what it was to wake for came meanwhile
+            self._wake_at(node, due)  # what it was to wake for came meanwhile
 
     def _arrived(self, source: Node, node: Node, index: int) -> None:
         swarm = node.swarm
@@ -344,7 +346,9 @@ class Fleet:
                 continue
             if actions := other.swarm.handle(gained, now):  # without any, no deadline changed
                 self._act(other, actions)
-                self._wake_in_time(other, other.swarm)
+                wakeup = other.swarm.next_wakeup(other.wake_at)
+                if wakeup is not None:
+                    self._wake_at(other, wakeup)
 
     # Those who send.
 

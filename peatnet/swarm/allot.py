@@ -33,7 +33,16 @@ class Allotter:
         nudge: when to call `allot` though nothing happened; infinity for never.
     """
 
-    __slots__ = ("_board", "_ceiling", "_credit", "_endgame", "_picker", "_timers", "nudge")
+    __slots__ = (
+        "_board",
+        "_bounded",
+        "_ceiling",
+        "_credit",
+        "_endgame",
+        "_picker",
+        "_timers",
+        "nudge",
+    )
 
     def __init__(self, board: Board, picker: Picker, timers: Timers) -> None:
         self._board = board
@@ -41,11 +50,13 @@ class Allotter:
         self._timers = timers
         self.nudge = math.inf
         self._endgame = False
+        self._bounded = False
         self._ceiling = math.inf
         self._credit = math.inf
 
     def budget(self, ceiling: int | None, credit: int | None) -> None:
         """At most so many requests out in all, and so many more to be made; None is without bound."""
+        self._bounded = ceiling is not None or credit is not None
         self._ceiling = math.inf if ceiling is None else ceiling
         self._credit = math.inf if credit is None else credit
 
@@ -79,9 +90,9 @@ class Allotter:
                 self.nudge = min(self.nudge, source.rest_until)
                 board.starve(source)
                 continue
-            out = source.out
-            while len(out) < source.window:
-                if self._credit <= 0 or board.requests_out >= self._ceiling:
+            out, window = source.out, source.window
+            while len(out) < window:
+                if self._bounded and (self._credit <= 0 or board.requests_out >= self._ceiling):
                     return
                 index = picker.pick(source, now)
                 if index is None:

@@ -109,13 +109,15 @@ class Rarity:
 
     def add(self, mask: int) -> None:
         """One more holder of each chunk in `mask`."""
-        for k, plane in enumerate(self._planes):
+        if not mask:
+            return
+        planes = self._planes
+        for k, plane in enumerate(planes):
+            planes[k] = plane ^ mask
+            mask &= plane
             if not mask:
                 return
-            self._planes[k] = plane ^ mask
-            mask &= plane
-        if mask:
-            self._planes.append(mask)
+        planes.append(mask)
 
     def remove(self, mask: int) -> None:
         """One holder less of each chunk in `mask`, each of which had one."""

@@ -54,6 +54,7 @@ class Board:
         self.partial = 0
         self.contested = False  # a holder has put off a chunk: others download from it
         self.overdue: dict[int, None] = {}  # asked once, and that takes longer than it should
+        self.late = 0  # the same, as a set
         self.hungry: dict[Source, None] = {}  # in the order in which they became so
         self.starved: dict[Source, None] = {}
 
@@ -125,7 +126,7 @@ class Board:
         else:
             askers.append(source)
             self.doubled += 1
-            self.overdue.pop(index, None)
+            self._not_late(index)
         source.out[index] = ask
         self.requests_made += 1
         self.requests_out += 1
@@ -141,11 +142,22 @@ class Board:
             self.doubled -= 1
         else:
             del self.asked[index]
-            self.overdue.pop(index, None)
+            self._not_late(index)
             self.wanted.add(index)
             self.wake_holders(index)
         self.hungry.pop(source, None)  # whoever else could serve the chunk looks before it does
         self.wake(source)
+
+    def is_late(self, index: int) -> None:
+        """A chunk that was asked for once takes longer than it should: who has it may look."""
+        self.overdue[index] = None
+        self.late |= 1 << index
+        self.wake_holders(index)
+
+    def _not_late(self, index: int) -> None:
+        if index in self.overdue:
+            del self.overdue[index]
+            self.late ^= 1 << index
 
     def obtain(self, index: int) -> list[Source] | None:
         """A chunk is there: all requests for it are off.
@@ -159,8 +171,8 @@ class Board:
         if askers is None:
             self.wanted.discard(index)
             return []
-        if self.overdue:
-            self.overdue.pop(index, None)
+        if self.late:
+            self._not_late(index)
         if len(askers) > 1:
             self.doubled -= 1
             self.risked += 1
@@ -191,7 +203,7 @@ class Board:
     def add_holding(self, source: Source, news: int) -> None:
         """A living source has these chunks as well."""
         has = source.has
-        fresh = news & ~has.mask
+        fresh = news & has.mask ^ news
         if not fresh:
             return
         has.update(fresh)

@@ -344,7 +344,6 @@ class Swarm(Books):
         if due <= now:
             ask.late = True
             if len(self._board.asked[index]) < MAX_ASKED:
-                self._board.overdue[index] = None
-                self._board.wake_holders(index)
+                self._board.is_late(index)
             due = ask.deadline
         self._timers.watch(min(due, ask.deadline), source, index, ask)

@@ -121,11 +121,12 @@ class Picker:
         is_peer = source.tier is _PEER
         if not (self._peers_allowed if is_peer else self.may_ask(source)):
             return None
-        if board.overdue and (late := self._overdue(source)) is not None:
+        has = source.has.mask
+        if board.late & has and (late := self._overdue(source)) is not None:
             return late
         if source.plan and (planned := self._planned(source)) is not None:
             return planned
-        candidates = board.wanted.mask & source.has.mask
+        candidates = board.wanted.mask & has
         if candidates:
             return self._wanted(source, candidates, now)
         return None if board.wanted.count else self._second(source, now)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from peatnet.swarm.settings import SwarmSettings
 
 
+_NEVER = -math.inf
+
+
 class Life(Enum):
     """Where a source is in its life. Only an ALIVE one is asked for anything."""
 
@@ -191,9 +194,10 @@ class Source:
         """A request made now, behind those that are out."""
         self._asks += 1
         ahead = len(self.out)
-        pace = self.pace
-        wait = self.patience(ahead) if self.strikes else pace.timeout(ahead)
-        return Ask(self._asks, now, now + pace.overdue(ahead), now + wait)
+        overdue, wait = self.pace.limits(ahead)
+        if self.strikes:
+            wait = self.patience(ahead)
+        return Ask(self._asks, now, now + overdue, now + wait)
 
     def patience(self, ahead: int) -> float:
         """How long to wait for a request behind `ahead` others; twice as long for each failure before."""
@@ -225,7 +229,7 @@ class Source:
         if ask is not None:
             self.pace.delivered(ask.asked, now)
         self.strikes = 0
-        self.rest_until = -math.inf
+        self.rest_until = _NEVER
         self.window = self.pace.window(self.pipeline)
 
     def defer(self, index: int, until: float) -> None:

@@ -106,24 +106,25 @@ class Pace:
 
     def overdue(self, ahead: int) -> float:
         """How long until a request that has `ahead` others before it is overdue, and may be asked elsewhere too."""
-        chosen = self._settings
-        if not self.measured:
-            return chosen.timeout_first
-        wanted = chosen.hedge_slack * self.expected(ahead)
-        if wanted > chosen.hedge_min:
-            return wanted
-        return chosen.hedge_min
+        return self.limits(ahead)[0]
 
     def timeout(self, ahead: int) -> float:
         """How long to wait for a request that has `ahead` others before it."""
+        return self.limits(ahead)[1]
+
+    def limits(self, ahead: int) -> tuple[float, float]:
+        """How long until a request behind `ahead` others is overdue, and how long to wait for it."""
         chosen = self._settings
         if self.measured:
-            wanted = chosen.timeout_slack * self.expected(ahead)
+            expected = self.expected(ahead)
+            overdue = max(chosen.hedge_slack * expected, chosen.hedge_min)
+            wanted = chosen.timeout_slack * expected
         else:
+            overdue = chosen.timeout_first
             wanted = chosen.timeout_first * (ahead + 1)
         patience = self._crowd.patience
         if wanted <= patience:
-            return max(patience, chosen.timeout_min)
+            return overdue, max(patience, chosen.timeout_min)
         if wanted >= chosen.timeout_max:
-            return max(chosen.timeout_max, patience)
-        return max(wanted, chosen.timeout_min)
+            return overdue, max(chosen.timeout_max, patience)
+        return overdue, max(wanted, chosen.timeout_min)

@@ -109,8 +109,8 @@ class Uploads:
             raise LocalProtocolError(f"uploads: {size} bytes at priority {priority}")
         flow = self._busy.get(peer_id)
         if flow is None:
-            flow = self._busy[peer_id] = self._flow(peer_id, now)
-            del self._idle[peer_id]
+            flow = self._idle.pop(peer_id, None) or self._new_flow(peer_id, now)
+            self._busy[peer_id] = flow
         job = Job(flow, priority, size)
         flow.add(job)
         self.waiting += 1
@@ -225,9 +225,12 @@ class Uploads:
         if flow is None:
             flow = self._idle.get(peer_id)
         if flow is None:
-            flow = Flow(peer_id, self._per_peer, self._answer_rate(), now)
+            flow = self._new_flow(peer_id, now)
             self._set_aside(flow)
         return flow
+
+    def _new_flow(self, peer_id: str, now: float) -> Flow:
+        return Flow(peer_id, self._per_peer, self._answer_rate(), now)
 
     def _answer_rate(self) -> float:
         limits = [limit for limit in (self.rate, self._per_peer) if limit is not None]
