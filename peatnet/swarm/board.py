@@ -21,6 +21,8 @@ from peatnet.swarm.availability import ChunkSet, Rarity
 from peatnet.swarm.events import Tier
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from peatnet.swarm.settings import SwarmSettings
     from peatnet.swarm.sources import Ask, Source
 
@@ -32,11 +34,37 @@ _PEER = Tier.PEER  # see machine.py
 class Board:
     """Chunks, sources and requests of one download. `now` plays no part here."""
 
+    __slots__ = (
+        "_slow_factor",
+        "_slow_least",
+        "_typical",
+        "asked",
+        "contested",
+        "doubled",
+        "have",
+        "hungry",
+        "late",
+        "living",
+        "living_http",
+        "n_chunks",
+        "overdue",
+        "partial",
+        "rarity",
+        "requests_in_vain",
+        "requests_made",
+        "requests_out",
+        "risked",
+        "slow_from",
+        "sources",
+        "starved",
+        "wanted",
+    )
+
     def __init__(self, n_chunks: int, have: ChunkSet, settings: SwarmSettings) -> None:
         self.n_chunks = n_chunks
         self.have = have
         self.wanted = ChunkSet(n_chunks, ((1 << n_chunks) - 1) ^ have.mask)
-        self.asked: dict[int, list[Source]] = {}
+        self.asked: dict[int, tuple[Source, ...]] = {}
         self.rarity = Rarity()
         self.sources: dict[str, Source] = {}
         self.living: dict[str, Source] = {}
@@ -122,9 +150,9 @@ class Board:
         askers = self.asked.get(index)
         if askers is None:
             self.wanted.discard(index)
-            self.asked[index] = [source]
+            self.asked[index] = (source,)
         else:
-            askers.append(source)
+            self.asked[index] = (*askers, source)
             self.doubled += 1
             self._not_late(index)
         source.out[index] = ask
@@ -136,9 +164,9 @@ class Board:
         del source.out[index]
         self.requests_out -= 1
         self.requests_in_vain += 1
-        askers = self.asked[index]
-        askers.remove(source)
-        if askers:
+        others = tuple(each for each in self.asked[index] if each is not source)
+        if others:
+            self.asked[index] = others
             self.doubled -= 1
         else:
             del self.asked[index]
@@ -159,7 +187,7 @@ class Board:
             del self.overdue[index]
             self.late ^= 1 << index
 
-    def obtain(self, index: int) -> list[Source] | None:
+    def obtain(self, index: int) -> Sequence[Source] | None:
         """A chunk is there: all requests for it are off.
 
         Returns:
@@ -170,7 +198,7 @@ class Board:
         askers = self.asked.pop(index, None)
         if askers is None:
             self.wanted.discard(index)
-            return []
+            return ()
         if self.late:
             self._not_late(index)
         if len(askers) > 1:

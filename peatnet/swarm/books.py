@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class Books:
     """Read-only views of a board and its ledger; `Swarm` is one."""
 
+    __slots__ = ("_board", "_ledger")
+
     def __init__(self, board: Board, ledger: Ledger) -> None:
         self._board = board
         self._ledger = ledger
@@ -54,8 +56,10 @@ class Books:
 
     @property
     def bytes_by_source(self) -> dict[str, int]:
-        """Bytes that each source was the first to deliver; a copy."""
-        return dict(self._ledger.by_source)
+        """Bytes that each source was the first to deliver, of those that delivered any."""
+        return {
+            name: source.brought for name, source in self._board.sources.items() if source.brought
+        }
 
     def have(self) -> bytes:
         """The chunks that are there: one bit a chunk, low bit first."""
@@ -63,8 +67,4 @@ class Books:
 
     def sources(self) -> list[SourceView]:
         """All sources that ever joined, in the order they first did."""
-        by_source = self._ledger.by_source
-        return [
-            source.view(self._ledger.chunk_size, by_source.get(source.name, 0))
-            for source in self._board.sources.values()
-        ]
+        return [source.view(self._ledger.chunk_size) for source in self._board.sources.values()]

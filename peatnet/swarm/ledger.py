@@ -1,4 +1,4 @@
-"""What a download has to show: bytes verified, bytes by source, bytes that came twice."""
+"""What a download has to show: bytes verified, bytes that came twice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ledger:
         LocalProtocolError: if these do not fit each other.
     """
 
-    __slots__ = ("_last", "_last_length", "by_source", "chunk_size", "duplicates", "verified")
+    __slots__ = ("_last", "_last_length", "chunk_size", "duplicates", "verified")
 
     def __init__(self, n_chunks: int, chunk_size: int, size: int) -> None:
         if chunk_size < 1 or n_chunks < 1 or -(-size // chunk_size) != n_chunks:
@@ -34,7 +34,6 @@ class Ledger:
         self._last_length = size - self._last * chunk_size
         self.verified = 0
         self.duplicates = 0
-        self.by_source: dict[str, int] = {}
 
     def length(self, index: int) -> int:
         """Bytes in a chunk."""
@@ -46,15 +45,11 @@ class Ledger:
         if self._last in have:
             self.verified -= self.chunk_size - self._last_length
 
-    def found(self, index: int) -> None:
-        """A missing chunk is there now."""
-        self.verified += self.length(index)
-
-    def delivered(self, name: str, index: int) -> None:
-        """A missing chunk is there now, and this source brought it."""
+    def found(self, index: int) -> int:
+        """A missing chunk is there now: so many bytes."""
         length = self.length(index)
         self.verified += length
-        self.by_source[name] = self.by_source.get(name, 0) + length
+        return length
 
     def came_twice(self, index: int) -> None:
         """A source brought a chunk that was there."""

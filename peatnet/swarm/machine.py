@@ -44,7 +44,7 @@ from peatnet.swarm.timing import Crowd
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _REASON_LENGTH = 200
 _DEFAULTS = SwarmSettings()
@@ -72,6 +72,19 @@ class Swarm(Books):
     Raises:
         LocalProtocolError: if the numbers do not fit each other.
     """
+
+    __slots__ = (
+        "_actions",
+        "_allotter",
+        "_crowd",
+        "_done_said",
+        "_fallback",
+        "_now",
+        "_picker",
+        "_settings",
+        "_stopped",
+        "_timers",
+    )
 
     def __init__(
         self,
@@ -216,7 +229,7 @@ class Swarm(Books):
         if askers is None:
             self._ledger.came_twice(index)
             return
-        self._ledger.delivered(source.name, index)
+        source.brought += self._ledger.found(index)
         if ask is None or len(askers) != 1:
             self._cancel(index, askers, source)
         if is_peer:
@@ -298,7 +311,7 @@ class Swarm(Books):
             return board.source(event.source)
         return source
 
-    def _cancel(self, index: int, askers: list[Source], winner: Source | None) -> None:
+    def _cancel(self, index: int, askers: Sequence[Source], winner: Source | None) -> None:
         self._actions += [ev.Cancel(each.name, index) for each in askers if each is not winner]
 
     def _take_back(self, source: Source, index: int) -> None:

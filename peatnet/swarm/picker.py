@@ -124,7 +124,7 @@ class Picker:
         has = source.has.mask
         if board.late & has and (late := self._overdue(source)) is not None:
             return late
-        if source.plan and (planned := self._planned(source)) is not None:
+        if self._ahead > 1 and (planned := self._planned(source)) is not None:
             return planned
         candidates = board.wanted.mask & has
         if candidates:
@@ -141,7 +141,7 @@ class Picker:
             candidates = self._for_slow(source, candidates, now)
         if source.avoid:
             candidates &= ~mask_of(source.avoid, board.n_chunks)
-        if source.deferrals:
+        if source.deferred:
             candidates &= ~self._deferred(source, now)
         if candidates:
             return self._choose(source, candidates)

@@ -117,6 +117,7 @@ class Source:
         "_settings",
         "_struck_at",
         "avoid",
+        "brought",
         "deferrals",
         "deferred",
         "has",
@@ -149,6 +150,7 @@ class Source:
         self.deferred = 0  # chunks it put off, as a set
         self.deferrals: dict[int, float] = {}  # the same, and until when; the first ends first
         self.plan: list[int] = []
+        self.brought = 0  # bytes that it was the first to deliver, over all its lives
         self.strikes = 0
         self.window = 1
         self.rest_until = -math.inf
@@ -265,14 +267,14 @@ class Source:
         """Seconds that one more chunk, queued behind what is out, is expected to take."""
         return (len(self.out) + 1) * self.pace.chunk_time
 
-    def view(self, chunk_size: int, delivered: int) -> SourceView:
+    def view(self, chunk_size: int) -> SourceView:
         """What progress displays show of it."""
         rate = chunk_size / max(self.pace.chunk_time, 1e-9) if self.pace.measured else None
         return SourceView(
             name=self.name,
             tier=self.tier,
             life=self.life,
-            delivered=delivered,
+            delivered=self.brought,
             chunks=self.has.count,
             out=len(self.out),
             window=self.window,

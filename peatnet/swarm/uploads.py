@@ -52,6 +52,20 @@ class Uploads:
         out: how many chunks are on their way.
     """
 
+    __slots__ = (
+        "_asleep",
+        "_bucket",
+        "_busy",
+        "_idle",
+        "_per_peer",
+        "_ready",
+        "_time",
+        "_weights",
+        "_window",
+        "out",
+        "waiting",
+    )
+
     def __init__(self, rate: float | None, per_peer: float | None, now: float) -> None:
         check_rate(per_peer)
         self._bucket = TokenBucket(rate, now)
