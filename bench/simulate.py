@@ -13,6 +13,7 @@ import gc
 import json
 import math
 import os
+import platform
 import random
 import statistics
 import sys
@@ -260,6 +261,18 @@ def run(name: str, options: Options, seed: int) -> Sample:
     )
 
 
+def take_large_pages() -> None:
+    """Begin anew with memory in pages of 2 MiB, where Linux and its C library have them.
+
+    A large fleet is a hundred megabytes of small objects, of which each event looks at a few hundred anywhere: with
+    pages of 4 KiB, a seventh of the time is spent on finding out where they are.
+    """
+    if platform.libc_ver()[0] == "glibc" and not {"PYTHONMALLOC", "GLIBC_TUNABLES"} & {*os.environ}:
+        wanted = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        sys.stdout.flush()
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
+
+
 def main() -> None:
     """Run the rows as the command line says, and report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -321,4 +334,5 @@ def _measure(names: Sequence[str], options: Options, rounds: int) -> dict[str, A
 
 
 if __name__ == "__main__":
+    take_large_pages()
     main()
