@@ -8,7 +8,7 @@ A chunk is in one of four states, and only the methods here move it:
 Invariants: `wanted`, the keys of `asked` and `have` are disjoint and together all chunks; `asked[i]` names
 one or two sources, each alive, each with i in its `out`; `rarity` counts the living peers that have a chunk;
 `requests_out` is the sum of all `out`, `doubled` how many chunks are asked twice, `partial` how many living peers
-lack something. A living source with room for more is in `hungry` or in `starved`, not in both (see allot.py).
+lack something; `late` is the set of the keys of `overdue`. A living source with room for more is in `hungry` or in `starved`, not in both (see allot.py).
 """
 
 from __future__ import annotations

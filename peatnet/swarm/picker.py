@@ -176,7 +176,7 @@ class Picker:
             source.trial_at = now + self._trial
             return candidates
         alone = candidates & self._board.rarity.single()
-        if not alone and candidates:
+        if not alone:
             self.look_again = min(self.look_again, source.trial_at)
         return alone
 

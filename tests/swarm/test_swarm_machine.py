@@ -238,6 +238,25 @@ def test_an_overdue_request_goes_to_another_source() -> None:
     assert after == late
 
 
+def test_a_wakeup_that_is_too_late_for_whoever_asks_is_not_told() -> None:
+    swarm = make(3)
+    join(swarm, "a", 0, 1, pipeline=1)
+    assert swarm.next_wakeup(15.5) == 15
+    assert swarm.next_wakeup(15) is None
+    assert swarm.next_wakeup() == 15  # nothing is forgotten
+
+
+def test_who_lacks_a_chunk_that_comes_back_is_not_looked_at() -> None:
+    swarm = make(2)
+    [lost] = requests(join(swarm, "a", 0, pipeline=1))
+    assert join(swarm, "b", 1, pipeline=1) == [Request("b", 1)]
+    assert not requests(join(swarm, "c", 0, pipeline=1))
+    assert not requests(join(swarm, "d", 1, pipeline=1))
+    actions = swarm.handle(ChunkFailed("a", lost, "no"), 1)
+    assert requests(actions) == requests(actions, "c") == [0]
+    assert swarm._board.sources["d"] in swarm._board.starved
+
+
 def test_with_nobody_else_a_request_gets_more_time_and_then_fails() -> None:
     swarm = make(1, extensions=2, max_strikes=1)
     assert join(swarm, "a") == [Request("a", 0)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm_kit import join, make, requests, view_out
+from swarm_kit import gained, join, make, requests, view_out
 
 from peatnet.swarm import (
     ChunkArrived,
@@ -55,3 +55,9 @@ def test_only_the_tiers_that_are_allowed_are_asked() -> None:
     assert swarm.handle(Tick(), 100) == []
     assert swarm.next_wakeup() is None
     assert sorted(requests(join(swarm, "a", now=100))) == [0, 1]
+
+
+def test_a_server_is_asked_for_what_it_gained() -> None:
+    swarm = make(2, tiers=frozenset({Tier.HTTP}))
+    assert join(swarm, "web", 0, tier=Tier.HTTP) == [Request("web", 0)]
+    assert swarm.handle(gained("web", 1), 0) == [Request("web", 1)]
