@@ -257,6 +257,14 @@ def test_who_lacks_a_chunk_that_comes_back_is_not_looked_at() -> None:
     assert swarm._board.sources["d"] in swarm._board.starved
 
 
+def test_a_failed_chunk_waits_for_another_source_that_is_busy_now() -> None:
+    swarm = make(2)
+    assert join(swarm, "a", 0, pipeline=1) == [Request("a", 0)]
+    assert join(swarm, "b", 0, 1, pipeline=1) == [Request("b", 1)]
+    assert swarm.handle(ChunkFailed("a", 0, "no"), 1) == []
+    assert swarm.handle(ChunkArrived("b", 1), 2) == [Request("b", 0)]
+
+
 def test_with_nobody_else_a_request_gets_more_time_and_then_fails() -> None:
     swarm = make(1, extensions=2, max_strikes=1)
     assert join(swarm, "a") == [Request("a", 0)]

@@ -225,7 +225,9 @@ def test_a_far_slower_peer_is_asked_only_for_what_it_alone_has() -> None:
     wakeup = swarm.next_wakeup()
     assert wakeup is not None
     swarm.handle(Tick(), now + 10.0)
-    assert len(view_out(swarm, "slow")) == 1  # the next trial
+    [trial_chunk] = view_out(swarm, "slow")  # the next trial
+    assert swarm.handle(ChunkArrived("slow", trial_chunk), now + 13) == []
+    assert requests(swarm.handle(gained("slow", 399), now + 13), "slow") == [399]
 
 
 def test_one_that_is_slow_alone_is_not_slow() -> None:

@@ -7,6 +7,7 @@ from swarm_kit import gained, join, make, requests, view_out
 from peatnet.swarm import (
     ChunkArrived,
     Request,
+    SourceLost,
     Tick,
     Tier,
 )
@@ -61,3 +62,5 @@ def test_a_server_is_asked_for_what_it_gained() -> None:
     swarm = make(2, tiers=frozenset({Tier.HTTP}))
     assert join(swarm, "web", 0, tier=Tier.HTTP) == [Request("web", 0)]
     assert swarm.handle(gained("web", 1), 0) == [Request("web", 1)]
+    assert swarm.handle(SourceLost("web"), 1) == []
+    assert swarm.next_wakeup() is None
