@@ -1,10 +1,10 @@
 """Who gets work: after each event, every source that has room and might find something is offered chunks.
 
 A source with room for more is either *hungry*, and is offered chunks now, or *starved*: it found nothing when it
-last looked. A starved one looks again when its own state changes; those that have a chunk do when that came back or
-became overdue; and all of them do when something changes that any of them might profit from: a source came, went or
-holds other chunks, the HTTP gate moved, the endgame began, or a time came that was noted for it (the *nudge*): the
-end of a pause, the end of a deferral, or the moment from which doubling a request makes sense. So an event costs
+last looked. A starved one looks again when its own state changes, and all of them do when something changes that
+any of them might profit from: a chunk came back, a source came, went or holds other chunks, the HTTP gate moved,
+the endgame began, a request became overdue, or a time came that was noted for it (the *nudge*): the end of a
+pause, the end of a deferral, or the moment from which doubling a request makes sense. So an event costs
 what it changes, however many sources there are.
 
 Nothing is asked beyond the budget, and who would ask stays hungry until there is some again.

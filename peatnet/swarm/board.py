@@ -8,7 +8,8 @@ A chunk is in one of four states, and only the methods here move it:
 Invariants: `wanted`, the keys of `asked` and `have` are disjoint and together all chunks; `asked[i]` names
 one or two sources, each alive, each with i in its `out`; `rarity` counts the living peers that have a chunk;
 `requests_out` is the sum of all `out`, `doubled` how many chunks are asked twice, `partial` how many living peers
-lack something; `late` is the set of the keys of `overdue`. A living source with room for more is in `hungry` or in `starved`, not in both (see allot.py).
+lack something; `late` is the set of the keys of `overdue`. A living source with room for more is in `hungry` or in
+`starved`, not in both (see allot.py).
 """
 
 from __future__ import annotations
@@ -117,11 +118,6 @@ class Board:
             self.hungry.update(self.starved)
             self.starved.clear()
 
-    def wake_holders(self, index: int) -> None:
-        """Any source that has this chunk may find something to do."""
-        for source in [each for each in self.starved if each.has.mask >> index & 1]:
-            self.wake(source)
-
     def starve(self, source: Source) -> None:
         """A hungry source found nothing."""
         del self.hungry[source]
@@ -172,15 +168,15 @@ class Board:
             del self.asked[index]
             self._not_late(index)
             self.wanted.add(index)
-            self.wake_holders(index)
+            self.wake_starved()
         self.hungry.pop(source, None)  # whoever else could serve the chunk looks before it does
         self.wake(source)
 
     def is_late(self, index: int) -> None:
-        """A chunk that was asked for once takes longer than it should: who has it may look."""
+        """A chunk that was asked for once takes longer than it should."""
         self.overdue[index] = None
         self.late |= 1 << index
-        self.wake_holders(index)
+        self.wake_starved()
 
     def _not_late(self, index: int) -> None:
         if index in self.overdue:

@@ -127,14 +127,7 @@ class Picker:
         if self._ahead > 1 and (planned := self._planned(source)) is not None:
             return planned
         candidates = board.wanted.mask & has
-        if candidates:
-            return self._wanted(source, candidates, now)
-        return None if board.wanted.count else self._second(source, now)
-
-    def _wanted(self, source: Source, candidates: int, now: float) -> int | None:
-        """One of the chunks that are wanted and that the source has."""
-        board = self._board
-        if source.tier is not _PEER:
+        if not is_peer:
             if self.gate is Gate.GAPS:
                 candidates &= ~board.rarity.held()
         elif source.pace.chunk_time > board.slow_from:
@@ -145,7 +138,7 @@ class Picker:
             candidates &= ~self._deferred(source, now)
         if candidates:
             return self._choose(source, candidates)
-        return self._otherwise(source)
+        return self._otherwise(source, now)
 
     def _choose(self, source: Source, candidates: int) -> int:
         if self._in_order:
@@ -198,9 +191,12 @@ class Picker:
             self.look_again = min(self.look_again, soonest)
         return deferred
 
-    # When a source has nothing that is wanted but what it failed or put off.
+    # When a source has nothing fresh that is wanted.
 
-    def _otherwise(self, source: Source) -> int | None:
+    def _otherwise(self, source: Source, now: float) -> int | None:
+        board = self._board
+        if not board.wanted.count:
+            return self._second(source, now)
         if source.avoid and (failed := self._failed_before(source)) is not None:
             return failed
         if source.deferrals and not source.out:

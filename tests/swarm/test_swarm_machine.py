@@ -246,17 +246,6 @@ def test_a_wakeup_that_is_too_late_for_whoever_asks_is_not_told() -> None:
     assert swarm.next_wakeup() == 15  # nothing is forgotten
 
 
-def test_who_lacks_a_chunk_that_comes_back_is_not_looked_at() -> None:
-    swarm = make(2)
-    [lost] = requests(join(swarm, "a", 0, pipeline=1))
-    assert join(swarm, "b", 1, pipeline=1) == [Request("b", 1)]
-    assert not requests(join(swarm, "c", 0, pipeline=1))
-    assert not requests(join(swarm, "d", 1, pipeline=1))
-    actions = swarm.handle(ChunkFailed("a", lost, "no"), 1)
-    assert requests(actions) == requests(actions, "c") == [0]
-    assert swarm._board.sources["d"] in swarm._board.starved
-
-
 def test_a_failed_chunk_waits_for_another_source_that_is_busy_now() -> None:
     swarm = make(2)
     assert join(swarm, "a", 0, pipeline=1) == [Request("a", 0)]
