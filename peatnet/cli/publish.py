@@ -137,7 +137,8 @@ def publish(
     mode: Annotated[
         Mode,
         typer.Option(
-            "--mode", help="auto shares the file's blocks where the file system can, else copies."
+            "--mode",
+            help="auto shares the blocks of a file over 256 KiB where the file system can, else copies.",
         ),
     ] = Mode.AUTO,
     move: Annotated[bool, typer.Option("--move", help="The same as --mode move.")] = False,
@@ -152,7 +153,7 @@ def publish(
 
     Several files, or the model files of a folder, are published each as a model of its own, whose id is the file's
     name without its ending, and a line is printed for each when it is safely there. Many small files take far less
-    time so than one by one. What one file's error is keeps none of the others.
+    time so than one by one. An error with one of them holds up none of the others.
     """
     from peatnet.cli.draft import draft_manifest, look_at
     from peatnet.cli.progress import hash_bar
