@@ -7,7 +7,7 @@ never reused; docs/exit-codes.md lists them and a test holds the two together.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PeatnetError(Exception):
@@ -25,6 +25,10 @@ class PeatnetError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def fields(self) -> dict[str, Any]:
+        """What JSON says of it: its slug, its message and its hint."""
+        return {"slug": self.slug, "message": self.message, "hint": self.hint}
 
 
 class UsageError(PeatnetError):

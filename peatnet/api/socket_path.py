@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,24 +65,24 @@ def connected(path: Path, timeout: float = _CONNECT_TIMEOUT_S) -> socket.socket 
     Raises:
         NodeUnreachable: there is a socket that this user may not connect to, or whose node is stuck.
     """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(_CONNECT_TIMEOUT_S)
-    try:
-        with socket_address(path) as address:
-            connection.connect(address)
-    except BaseException as exc:
-        connection.close()
-        if isinstance(exc, (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)):
+    with ExitStack() as unless_connected:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        unless_connected.callback(connection.close)
+        connection.settimeout(_CONNECT_TIMEOUT_S)
+        try:
+            with socket_address(path) as address:
+                connection.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             return None
-        if isinstance(exc, PermissionError):
+        except PermissionError as exc:
             raise NodeUnreachable(
                 f"{path}: not permitted", hint="run this command as the user that the node runs as"
             ) from exc
-        if isinstance(exc, OSError):
+        except OSError as exc:
             raise NodeUnreachable(f"{path}: {exc.strerror or exc}") from exc
-        raise
-    connection.settimeout(timeout)
-    return connection
+        connection.settimeout(timeout)
+        unless_connected.pop_all()
+        return connection
 
 
 def answers(path: Path) -> bool:

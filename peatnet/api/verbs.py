@@ -229,7 +229,7 @@ async def _publish_all(node: Node, params: PublishAllParams, emit: Emit) -> Any:
 
 def error_line(error: PeatnetError) -> dict[str, Any]:
     """The object that tells a client of an error."""
-    return {"error": {"slug": error.slug, "message": error.message, "hint": error.hint}}
+    return {"error": error.fields()}
 
 
 def _size(path: Path) -> int:

@@ -28,12 +28,7 @@ def report(error: PeatnetError, *, as_json: bool, verbose: bool = False) -> int:
     if error.hint:
         _line(f"{_style('hint:', '2')}  {safe(error.hint)}")
     if as_json:
-        fields = {
-            "slug": error.slug,
-            "message": error.message,
-            "hint": error.hint,
-            "exit_code": error.exit_code,
-        }
+        fields = {**error.fields(), "exit_code": error.exit_code}
         _line(json.dumps({"error": fields}, ensure_ascii=False))
     return error.exit_code
 

@@ -160,9 +160,8 @@ def _draft(file: _File, options: dict[str, Any], mode: str, session: Session) ->
 def _tell(file: _File, *, as_json: bool) -> None:
     error, manifest = file.error, file.manifest
     if error is not None:
-        fields = {"slug": error.slug, "message": error.message, "hint": error.hint}
         if as_json:
-            print_json({"path": str(file.path), "error": fields}, indent=False)
+            print_json({"path": str(file.path), "error": error.fields()}, indent=False)
         else:
             hint = f" ({error.hint})" if error.hint else ""
             note(f"{file.path}: not published: {error.message}{hint}")

@@ -204,11 +204,8 @@ class Gossip:
 
     async def judge_record_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Gossipsub's validator for records: True lets the message pass on."""
-        peer_id = str(forwarder)
-        if peer_id == self._host.peer_id:
-            return True
         try:
-            return await self._judge_record(peer_id, message.data)
+            return await self._judge_record(str(forwarder), message.data)
         except PeatnetError as exc:
             log.error("record not kept", reason=exc.message)  # noqa: TRY400  # our disk, one line is enough
             return False
@@ -216,8 +213,6 @@ class Gossip:
     async def judge_presence_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Gossipsub's validator for presence: True lets the message pass on."""
         peer_id = str(forwarder)
-        if peer_id == self._host.peer_id:
-            return True
         # Strict signing has proved that this peer wrote it.
         author = str(ID(message.from_id))
         if not self._authors.take(author):
@@ -233,8 +228,6 @@ class Gossip:
     async def judge_status_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Gossipsub's validator for node status: True lets the message pass on."""
         peer_id = str(forwarder)
-        if peer_id == self._host.peer_id:
-            return True
         author = str(ID(message.from_id))
         if not self._status_authors.take(author):
             return False

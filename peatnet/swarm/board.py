@@ -227,6 +227,7 @@ class Board:
     def add_holding(self, source: Source, news: int) -> None:
         """A living source has these chunks as well."""
         has = source.has
+        # As `news & ~has.mask`, without a negative number of as many digits.
         fresh = news & has.mask ^ news
         if not fresh:
             return

@@ -153,7 +153,7 @@ class Source:
         self.brought = 0  # bytes that it was the first to deliver, over all its lives
         self.strikes = 0
         self.window = 1
-        self.rest_until = -math.inf
+        self.rest_until = _NEVER
         self.trial_at = -math.inf  # when one that is slow is asked for anything again
 
     def turn(self, turn: Turn) -> bool:

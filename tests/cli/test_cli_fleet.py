@@ -20,7 +20,6 @@ from peatnet.cli.status_view import render
 from peatnet.errors import ConfigError, NotFound, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 PATIENCE = 30.0
@@ -107,13 +106,6 @@ def test_without_a_node_there_is_what_is_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "x" * 65, "two\nlines", " space"])
 def test_a_name_is_one_short_line(tmp_path: Path, name: str) -> None:
     peatnet(tmp_path / "data", "up", "--no-mdns", "--name", name).failed(ConfigError)
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Cluster]:
-    nodes = Cluster(tmp_path)
-    yield nodes
-    nodes.close()
 
 
 def read_until(terminal: int, text: str) -> str:

@@ -9,21 +9,12 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
 from support.nodes import Cluster, environment, peatnet
 
 from peatnet.errors import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Cluster]:
-    nodes = Cluster(tmp_path)
-    yield nodes
-    nodes.close()
 
 
 def test_get_without_a_node_and_control_c_with_one(nodes: Cluster, tmp_path: Path) -> None:

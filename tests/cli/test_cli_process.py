@@ -27,11 +27,6 @@ VERBS = {
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "tiny-q5_k_m.gguf"
     path.write_bytes(os.urandom(1_500_000))

@@ -16,22 +16,9 @@ from support.nodes import Cluster, environment, peatnet
 from peatnet.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 SMALL = 4_000
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Cluster]:
-    nodes = Cluster(tmp_path)
-    yield nodes
-    nodes.close()
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 @pytest.fixture
