@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from peatnet.targets import Target
     from peatnet.transfer.budget import DownloadBudget
 
-REPORT_INTERVAL = 0.1
+REPORT_INTERVAL = 0.25
 USUAL_PRIORITY = 3
 # How long a node lets others fetch from the origin while it gets nothing itself: a file without a chunk table passes on
 # nothing before it is complete, so that depends on its size, at a supposed rate; bounded, since claims may be lies.

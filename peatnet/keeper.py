@@ -25,7 +25,7 @@ from peatnet.errors import (
     NoSource,
     PeatnetError,
 )
-from peatnet.fetching import USUAL_PRIORITY, BlobFetch
+from peatnet.fetching import REPORT_INTERVAL, USUAL_PRIORITY, BlobFetch
 from peatnet.intents import Intents
 from peatnet.jobs import Job, fetch_name, retry_key, share_of
 from peatnet.log import get_logger
@@ -215,7 +215,7 @@ class Keeper:
             while not job.done.is_set():
                 if report is not None:
                     report(job.fetch.progress)
-                with trio.move_on_after(0.1):
+                with trio.move_on_after(REPORT_INTERVAL):
                     await job.done.wait()
         if report is not None:
             report(job.fetch.progress)

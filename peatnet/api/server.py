@@ -43,7 +43,7 @@ MAX_REQUEST_BYTES = 256 * 1024
 _NDJSON = "application/x-ndjson"
 
 # How often a client hears of progress, and how soon it can tell a stuck node from a busy one.
-PROGRESS_EVERY_S = 0.1
+PROGRESS_EVERY_S = 0.25
 HEARTBEAT_EVERY_S = 5.0
 
 

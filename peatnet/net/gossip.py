@@ -27,6 +27,8 @@ from peatnet.errors import PeatnetError, RemoteProtocolError
 from peatnet.log import get_logger
 from peatnet.net.node_status import MAX_STATUS, NodeStatus
 from peatnet.net.presence import MAX_PRESENCE, Presence
+from peatnet.net.quick_lock import spare_turns
+from peatnet.net.read_ahead import ReadAhead
 from peatnet.net.sender_records import spare_sender_records
 from peatnet.net.standing import Allowance, Offence
 from peatnet.records import MAX_ENVELOPE
@@ -34,6 +36,7 @@ from peatnet.records import MAX_ENVELOPE
 if TYPE_CHECKING:
     from libp2p.abc import INetStream
     from libp2p.pubsub.pb import rpc_pb2
+    from libp2p.pubsub.rpc_queue import RpcQueue
 
     from peatnet.net.host import Host
 
@@ -43,6 +46,8 @@ STATUS_TOPIC = "/peatnet/status/1"
 
 # A whole RPC may carry several messages; gossipsub's control messages are small.
 MAX_RPC = 512 * 1024
+# Read of one stream at once, at the most.
+READ_SIZE = 64 * 1024
 # News a second from one forwarder, over all topics, and the burst it may have. A fleet of 100 nodes that
 # all say hello at once stays below it.
 NEWS_RATE = 100.0
@@ -158,10 +163,17 @@ class _GuardedPubsub(Pubsub):
             return False
         return super()._is_subscribed_to_msg(msg) and not self._is_msg_seen(msg)
 
+    async def handle_sending_messages(
+        self, peer_id: ID, stream: INetStream, queue: RpcQueue
+    ) -> None:
+        spare_turns(stream)
+        await super().handle_sending_messages(peer_id, stream, queue)
+
     async def continuously_read_stream(self, stream: INetStream) -> None:
         _reads_from.set(str(stream.muxed_conn.peer_id))
         try:
-            await super().continuously_read_stream(stream)
+            ahead = _ReadAheadStream(stream)
+            await super().continuously_read_stream(ahead)  # type: ignore[arg-type]  # as much as it needs
         except (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise  # the caller's case: the stream is gone
         except Exception as exc:  # noqa: BLE001  # protobuf's DecodeError and whatever else garbage causes
@@ -169,6 +181,16 @@ class _GuardedPubsub(Pubsub):
             reason = f"malformed gossip: {type(exc).__name__}"
             self._peatnet_host.offend(peer_id, Offence.MALFORMED, reason)
             await stream.reset()
+
+
+class _ReadAheadStream(ReadAhead):
+    """As much of a stream as pubsub's reader needs."""
+
+    def __init__(self, stream: INetStream) -> None:
+        super().__init__(stream, READ_SIZE)
+        self.muxed_conn = stream.muxed_conn
+        self.metric_send_channel = None
+        self.reset = stream.reset
 
 
 class Gossip:

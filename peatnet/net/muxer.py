@@ -41,6 +41,8 @@ from libp2p.stream_muxer.yamux.yamux import (
 )
 
 from peatnet.log import get_logger
+from peatnet.net.quick_lock import QuickLock
+from peatnet.net.read_ahead import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +54,10 @@ if TYPE_CHECKING:
 # A connection whose socket takes not one frame for this long is given up.
 WRITE_TIMEOUT = 20.0
 # A peer that was silent for the first time is pinged; one that was silent for the second is given up. Busy
-# machines answer late: the second leaves room for that.
-PING_AFTER = 5.0
+# machines answer late: the second leaves room for that. Who was dialled waits longer with its ping, so that one
+# of the two does for both.
+PING_AFTER = 8.0
+DIALLED_LONGER = 1.5
 DEAD_AFTER = 20.0
 # How long closing waits for what is still to be written.
 FLUSH_TIMEOUT = 0.5
@@ -96,17 +100,26 @@ class Muxer(Yamux):
         self._waiting: deque[_Frame] = deque()
         self._filled = trio.Event()
         self._writable = True
+        # Nothing is waited for under it.
+        self.streams_lock = QuickLock()  # type: ignore[assignment]
         self._listen_for_life(secured_conn)
 
     def _listen_for_life(self, secured_conn: Any) -> None:
-        read_message = secured_conn.conn.read_msg
+        read_message, read = secured_conn.conn.read_msg, secured_conn.read
+        turns = Turns()
 
         async def read_msg(*arguments: Any) -> bytes:
             message: bytes = await read_message(*arguments)
             self._heard_at = trio.current_time()
             return message
 
+        async def read_in_turn(n: int | None = None) -> bytes:
+            await turns.take()  # a message may carry thousands of frames
+            data: bytes = await read(n)
+            return data
+
         secured_conn.conn.read_msg = read_msg
+        secured_conn.read = read_in_turn
 
     # Life and death
 
@@ -144,15 +157,16 @@ class Muxer(Yamux):
         raise trio.TooSlowError  # the one error upon which py-libp2p's reader ends the connection
 
     async def _measure_rtt_loop(self) -> None:
+        patience = PING_AFTER if self.is_initiator_value else DIALLED_LONGER * PING_AFTER
         # The window grows by the measured round trip time, so one ping goes out early.
-        last_ping = trio.current_time() - PING_AFTER + 0.5
+        last_ping = trio.current_time() - patience + 0.5
         while not self.event_shutting_down.is_set():
             now = trio.current_time()
             if now - self._heard_at >= DEAD_AFTER:
                 log.info("peer fell silent", peer=str(self.peer_id))
                 await self.abort()
                 return
-            due = max(last_ping, self._heard_at if self._rtt else 0.0) + PING_AFTER
+            due = max(last_ping, self._heard_at if self._rtt else 0.0) + patience
             if now >= due:
                 await self._ping()
                 last_ping = due = now
@@ -262,12 +276,26 @@ class Muxer(Yamux):
         return await read_exactly(self.secured_conn, length)
 
 
+class _WriterLock:
+    """What py-libp2p's streams need of their ReadWriteLock."""
+
+    def __init__(self) -> None:
+        self._lock = QuickLock()
+
+    def write_lock(self) -> QuickLock:
+        """To be held while a frame is made."""
+        return self._lock
+
+
 def _limit_window(stream: YamuxStream, limit: int) -> None:
     """Let a stream's receive window grow to ``limit`` only, and grant credit exactly, in large pieces.
 
     Credit is due once half the window has been read; the window doubles while that happens within four round
     trips, as in go-yamux. py-libp2p's own way sends a frame for nearly every read.
     """
+    # Nothing is waited for under either: the frame that was made is written without them.
+    stream.window_lock = QuickLock()  # type: ignore[assignment]
+    stream.rw_lock = _WriterLock()  # type: ignore[assignment]
     unreported = 0
 
     async def release(bytes_read: int = 0) -> None:

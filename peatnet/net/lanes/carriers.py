@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 # While a stream serves, lanes are tried again this often, in seconds.
 TRY_AGAIN = 30.0
-# A stream begins to serve when a lane that was offered is not there after so many seconds: a firewall that swallows what
-# it forbids makes us wait longer for its answer. A peer that is slow to offer one would be no faster with a stream.
+# A stream begins to serve when a lane that was offered has no connection after so many seconds: a firewall that swallows
+# what it forbids makes us wait longer for its answer. A peer that is slow to offer one, or to shake hands, would be no
+# faster with a stream.
 HEAD_START = 0.5
 # How long what was asked for on the stream is waited for when a lane has been found.
 HAND_OVER = 10.0
@@ -94,7 +95,9 @@ async def _find_lane(
                 nursery.start_soon(search.run)
                 await search.offered.wait()
                 with trio.move_on_after(HEAD_START):
-                    await search.first_try.wait()
+                    await search.reached.wait()
+                if search.reached.is_set():
+                    await search.first_try.wait()  # its time is limited
                 if search.lane is None:
                     say("stream", reason=search.reason or "no lane yet")
                     nursery.start_soon(run_stream, relay)
@@ -119,19 +122,19 @@ class _Search:
         self.lane: LaneSocket | None = None
         self.reason = useless
         self.found = trio.Event()
-        # A lane is offered, or known not to be; within the time that asking may take.
+        # A lane is offered, and the peer's port reached, or known not to be; within the time that asking may take.
         self.offered = trio.Event()
+        self.reached = trio.Event()
         self.first_try = trio.Event()  # it is over
         self._client = client
 
     async def run(self) -> None:
         if self.reason:
-            self.offered.set()
-            self.first_try.set()
+            self._first_try_is_over()
             await trio.sleep(TRY_AGAIN)
         while True:
             try:
-                self.lane = await self._client.open(self.offered.set)
+                self.lane = await self._client.open(self.offered.set, self.reached.set)
             except LaneUnavailable as exc:
                 self.reason = str(exc)
                 log.debug("no lane", peer=self._client.peer_id, reason=self.reason)
@@ -139,9 +142,13 @@ class _Search:
                 self.found.set()
                 return
             finally:
-                self.offered.set()
-                self.first_try.set()
+                self._first_try_is_over()
             await trio.sleep(TRY_AGAIN)
+
+    def _first_try_is_over(self) -> None:
+        self.first_try.set()
+        self.reached.set()
+        self.offered.set()
 
 
 class Relay:

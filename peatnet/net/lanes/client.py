@@ -75,11 +75,16 @@ class LaneClient:
         self._lanes = lanes
         self._context = client_context()
 
-    async def open(self, offered: Callable[[], None] = lambda: None) -> LaneSocket:
+    async def open(
+        self,
+        offered: Callable[[], None] = lambda: None,
+        reached: Callable[[], None] = lambda: None,
+    ) -> LaneSocket:
         """Open one lane; whoever gets it closes it.
 
         Args:
             offered: called when the peer has offered one, before it is connected to.
+            reached: called when there is a connection, before the handshake; more than once where there are several.
 
         Raises:
             LaneUnavailable: the peer gives none, or it cannot be reached there.
@@ -91,7 +96,7 @@ class LaneClient:
         try:
             offer = await self._ask()
             offered()
-            lane = await self._connect(offer)
+            lane = await self._connect(offer, reached)
             try:
                 ticket = offer.tickets[0]
                 await in_lane_thread(lambda: _show(lane, ticket), lane.shut, self.threads)
@@ -117,7 +122,7 @@ class LaneClient:
             raise PeerLost(f"no lane: {answer.reason}")
         return answer
 
-    async def _connect(self, offer: LaneOffer) -> LaneSocket:
+    async def _connect(self, offer: LaneOffer, reached: Callable[[], None]) -> LaneSocket:
         """A connection to whoever has the certificate; the first one wins.
 
         Raises:
@@ -127,7 +132,7 @@ class LaneClient:
         won: list[LaneSocket] = []
         try:
             with trio.move_on_after(CONNECT_TIMEOUT), bare_errors():
-                await self._race(offer, won, errors)
+                await self._race(offer, reached, won, errors)
         except BaseException:
             # Cancelled just when one had been found.
             for lane in won:
@@ -140,7 +145,13 @@ class LaneClient:
             raise PeerLost(f"cannot be reached: {why:.300}")
         return won[0]
 
-    async def _race(self, offer: LaneOffer, won: list[LaneSocket], errors: list[str]) -> None:
+    async def _race(
+        self,
+        offer: LaneOffer,
+        reached: Callable[[], None],
+        won: list[LaneSocket],
+        errors: list[str],
+    ) -> None:
         """Try one address after the other, not waiting long for any; those that answer are in ``won``."""
         async with trio.open_nursery() as nursery:
             for host, port in self._targets(offer):
@@ -150,7 +161,7 @@ class LaneClient:
                     host: str = host, port: int = port, failed: trio.Event = failed
                 ) -> None:
                     try:
-                        lane = await self._connect_to(host, port, offer.fingerprint)
+                        lane = await self._connect_to(host, port, offer.fingerprint, reached)
                     except (PeerLost, OSError, UnicodeError) as exc:  # a name that is none
                         errors.append(f"{host} port {port}: {exc}")
                         failed.set()
@@ -168,8 +179,11 @@ class LaneClient:
         targets += [_host_and_port(text) for text in offer.addresses]
         return list(dict.fromkeys(targets))[:MAX_TRIED]
 
-    async def _connect_to(self, host: str, port: int, fingerprint: bytes) -> LaneSocket:
+    async def _connect_to(
+        self, host: str, port: int, fingerprint: bytes, reached: Callable[[], None]
+    ) -> LaneSocket:
         stream = await trio.open_tcp_stream(host, port)
+        reached()
         lane = LaneSocket(socket.socket(fileno=stream.socket.detach()), self._context, server=False)
         self._lanes.add(lane)
         lane.on_close = self._lanes.discard
