@@ -61,20 +61,25 @@ PRESENCE_BURST = 20.0
 STATUS_RATE = 2.0
 STATUS_BURST = 20.0
 MAX_REMEMBERED = 4096
+# Time for a judgement, in which a record goes to disk.
+JUDGE_TIMEOUT = 5.0
 # What a sequence number has, as gossipsub says.
 SEQNO_BYTES = 8
 # Mesh neighbors: how many one wants, has at the least, and at the most. Each sends every message, so nearly all copies
 # but the first cost a millisecond for nothing; what fewer neighbors lose, anti-entropy brings.
 DEGREE, DEGREE_LOW, DEGREE_HIGH = 4, 3, 6
 
-# The largest message of each topic.
+# The largest data of each topic's messages; and what is around it, of which an honest message has less than 200 bytes:
+# author, number and key are remembered.
 LARGEST = {RECORDS_TOPIC: MAX_ENVELOPE, PRESENCE_TOPIC: MAX_PRESENCE, STATUS_TOPIC: MAX_STATUS}
+MAX_AROUND = 1024
 
 log = get_logger(__name__)
 
 # Whose stream the present task reads.
 _reads_from: ContextVar[str] = ContextVar("_reads_from")
 
+Judge = Callable[["ID", "rpc_pb2.Message"], Awaitable[bool]]
 JudgeRecord = Callable[[str, bytes], Awaitable[bool]]
 TakePresence = Callable[[str, Presence], None]
 TakeStatus = Callable[[str, int, NodeStatus], None]
@@ -103,6 +108,7 @@ class _GuardedPubsub(Pubsub):
         self._peatnet_host = host
         self._news = _Allowances(NEWS_RATE, NEWS_BURST)
         self._all = _Allowances(FLOOD_RATE, FLOOD_BURST)
+        self.judges: dict[str, Judge] = {}
         super().__init__(
             host.libp2p,
             router,
@@ -116,14 +122,18 @@ class _GuardedPubsub(Pubsub):
         self.counter = max(time.time_ns(), counter)
 
     def is_peer_blacklisted(self, peer_id: ID) -> bool:
-        # Asked about forwarders and authors. Unlike py-libp2p's own list, bans end.
+        # Unlike py-libp2p's own list, bans end.
         return self._peatnet_host.is_banned(str(peer_id))
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        # In the place of py-libp2p's, which verifies each signature once more and has two tasks for each judgement.
         forwarder = str(msg_forwarder)
         try:
-            if forwarder == self._peatnet_host.peer_id or self._admit(forwarder, msg):
-                await super().push_msg(msg_forwarder, msg)
+            if forwarder == self._peatnet_host.peer_id or (
+                self._admit(forwarder, msg) and await self._judge(msg_forwarder, msg)
+            ):
+                self._mark_msg_seen(msg)
+                await self.router.publish(msg_forwarder, msg)
         except (
             BaseLibp2pError,
             OSError,
@@ -135,18 +145,35 @@ class _GuardedPubsub(Pubsub):
             reason = f"malformed gossip message: {type(exc).__name__}"
             self._peatnet_host.offend(forwarder, Offence.MALFORMED, reason)
 
-    async def validate_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
-        # What we say ourselves needs no tasks to find that it is ours.
-        if str(msg_forwarder) != self._peatnet_host.peer_id:
-            await super().validate_msg(msg_forwarder, msg)
+    async def _judge(self, forwarder: ID, msg: rpc_pb2.Message) -> bool:
+        """Whether it may pass on; of several copies that are judged at the same time one may."""
+        verdict = False
+        with trio.move_on_after(JUDGE_TIMEOUT):
+            verdict = await self.judges[msg.topicIDs[0]](forwarder, msg)
+        if self._is_msg_seen(msg):
+            return False
+        if not verdict:
+            self._mark_msg_seen(msg)  # another copy would be judged alike
+        return verdict
 
     def _admit(self, forwarder: str, msg: rpc_pb2.Message) -> bool:
-        """What depends on the forwarder alone, which the validators' verdict, kept for all, must not."""
+        """What is known without a judgement; and what depends on the forwarder, as the verdict, kept for all, must not."""
         host = self._peatnet_host
-        if host.is_banned(forwarder) or self._is_msg_seen(msg) or not self._news.take(forwarder):
+        if len(msg.topicIDs) != 1:
+            host.offend(forwarder, Offence.MALFORMED, f"gossip on {len(msg.topicIDs)} topics")
             return False
-        limit = min(LARGEST.get(topic, 0) for topic in msg.topicIDs)
-        if len(msg.data) > limit:
+        if msg.ByteSize() > LARGEST.get(msg.topicIDs[0], 0) + MAX_AROUND:
+            host.offend(forwarder, Offence.MALFORMED, f"gossip of {msg.ByteSize()} bytes")
+            return False
+        author = str(ID(msg.from_id))
+        if (
+            any(host.is_banned(peer_id) for peer_id in (forwarder, author))
+            or author == host.peer_id  # we did not say that, or know it
+            or self._is_msg_seen(msg)
+            or not self._news.take(forwarder)
+        ):
+            return False
+        if len(msg.data) > LARGEST[msg.topicIDs[0]]:
             host.offend(forwarder, Offence.MALFORMED, f"gossip of {len(msg.data)} bytes")
             return False
         if not signature_validator(msg):
@@ -225,7 +252,7 @@ class Gossip:
         await self._pubsub.publish(STATUS_TOPIC, status.encode())
 
     async def judge_record_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
-        """Gossipsub's validator for records: True lets the message pass on."""
+        """Of a record: True lets the message pass on."""
         try:
             return await self._judge_record(str(forwarder), message.data)
         except PeatnetError as exc:
@@ -233,7 +260,7 @@ class Gossip:
             return False
 
     async def judge_presence_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
-        """Gossipsub's validator for presence: True lets the message pass on."""
+        """Of a presence: True lets the message pass on."""
         peer_id = str(forwarder)
         # Strict signing has proved that this peer wrote it.
         author = str(ID(message.from_id))
@@ -248,7 +275,7 @@ class Gossip:
         return True
 
     async def judge_status_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
-        """Gossipsub's validator for node status: True lets the message pass on."""
+        """Of a node's status: True lets the message pass on."""
         peer_id = str(forwarder)
         author = str(ID(message.from_id))
         if not self._status_authors.take(author):
@@ -293,27 +320,15 @@ async def open_gossip(
     )
     pubsub = _GuardedPubsub(host, router, counter)
     gossip = Gossip(host, pubsub, judge_record, take_presence, take_status)
-    # Asynchronous validators: one that raises rejects; a synchronous one would end the process.
-    pubsub.set_topic_validator(RECORDS_TOPIC, gossip.judge_record_message, is_async_validator=True)
-    pubsub.set_topic_validator(
-        PRESENCE_TOPIC, gossip.judge_presence_message, is_async_validator=True
-    )
-    pubsub.set_topic_validator(STATUS_TOPIC, gossip.judge_status_message, is_async_validator=True)
+    pubsub.judges = {
+        RECORDS_TOPIC: gossip.judge_record_message,
+        PRESENCE_TOPIC: gossip.judge_presence_message,
+        STATUS_TOPIC: gossip.judge_status_message,
+    }
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background_trio_service(pubsub))
         await stack.enter_async_context(background_trio_service(router))
         await pubsub.wait_until_ready()
-        nursery = await stack.enter_async_context(trio.open_nursery())
         for topic in LARGEST:
-            subscription = await pubsub.subscribe(topic)
-            nursery.start_soon(_drain, subscription)
-        try:
-            yield gossip
-        finally:
-            nursery.cancel_scope.cancel()
-
-
-async def _drain(subscription: object) -> None:
-    # The validators have seen every message; the subscription only keeps us in the topic's mesh.
-    while True:
-        await subscription.get()  # type: ignore[attr-defined]  # ISubscriptionAPI, untyped in pubsub.subscribe
+            await pubsub.subscribe(topic)  # to be in its mesh; the judges see every message
+        yield gossip

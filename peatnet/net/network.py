@@ -61,6 +61,8 @@ PRESENCE_BURST = 10.0
 SYNC_INTERVAL = 60.0
 # The least time between two exchanges with one peer whose digest differs: gossip may be on its way.
 SYNC_PAUSE = 5.0
+# One that was put off while another ran is looked at again after so long, in seconds.
+LOOK_AGAIN = 0.5
 
 log = get_logger(__name__)
 
@@ -105,6 +107,8 @@ class Network:
         self._synced_at: dict[str, float] = {}
         self._syncing: set[str] = set()
         self._sync_again: set[str] = set()  # peers with whom an exchange was wanted while one ran
+        self._put_off: set[str] = set()  # peers with whom one was wanted too soon after the last
+        self._digests: dict[str, bytes] = {}  # what connected peers last told of their catalogues
         self._nursery: trio.Nursery | None = None
         host.on_change.append(self._peer_changed)
 
@@ -215,8 +219,14 @@ class Network:
         for blob in presence.gained:
             for callback in self.on_gained:
                 callback(sender, blob)
-        if presence.digest != self._keeper.catalogue.digest():
+        self._digests[sender] = presence.digest
+        if self._differs(sender):
             self._sync_soon(sender)
+
+    def _differs(self, peer_id: str) -> bool:
+        """Whether a peer has said that its catalogue is not ours."""
+        digest = self._digests.get(peer_id)
+        return digest is not None and digest != self._keeper.catalogue.digest()
 
     def _take_status(self, sender: str, sequence: int, status: NodeStatus) -> None:
         if sender == self._host.peer_id or self._host.is_banned(sender):
@@ -230,6 +240,7 @@ class Network:
             self._presence_changed()
         else:
             self._synced_at.pop(peer_id, None)
+            self._digests.pop(peer_id, None)
             self.claims.gone(peer_id)
         for callback in self.on_peer:
             callback(peer_id, connected=connected)
@@ -237,14 +248,25 @@ class Network:
     # What we do by ourselves
 
     def _sync_soon(self, peer_id: str) -> None:
-        now = trio.current_time()
-        if self._nursery is None or peer_id in self._syncing:
+        if self._nursery is None:
             return
-        if now - self._synced_at.get(peer_id, -SYNC_PAUSE) < SYNC_PAUSE:
+        now = trio.current_time()
+        soonest = self._synced_at.get(peer_id, -SYNC_PAUSE) + SYNC_PAUSE
+        if peer_id in self._syncing or now < soonest:
+            # What is under way may bring what is lacking, or have begun before the peer had it.
+            if peer_id not in self._put_off:
+                self._put_off.add(peer_id)
+                self._nursery.start_soon(self._sync_later, peer_id, max(soonest, now + LOOK_AGAIN))
             return
         self._synced_at[peer_id] = now
         self._syncing.add(peer_id)
         self._nursery.start_soon(self._sync_with, peer_id)
+
+    async def _sync_later(self, peer_id: str, at: float) -> None:
+        await trio.sleep_until(at)
+        self._put_off.discard(peer_id)
+        if self._differs(peer_id):
+            self._sync_soon(peer_id)
 
     async def _sync_with(self, peer_id: str) -> None:
         try:
