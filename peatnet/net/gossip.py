@@ -77,7 +77,7 @@ MAX_AROUND = 1024
 log = get_logger(__name__)
 
 # Whose stream the present task reads.
-_reads_from: ContextVar[str] = ContextVar("_reads_from")
+_reads_from: ContextVar[ID] = ContextVar("_reads_from")
 
 Judge = Callable[["ID", "rpc_pb2.Message"], Awaitable[bool]]
 JudgeRecord = Callable[[str, bytes], Awaitable[bool]]
@@ -104,8 +104,9 @@ class _Allowances:
 class _GuardedPubsub(Pubsub):
     """Pubsub in which a stranger's garbage ends a stream, not the node."""
 
-    def __init__(self, host: Host, router: GossipSub, counter: int) -> None:
+    def __init__(self, host: Host, router: GossipSub, counter: int, nursery: trio.Nursery) -> None:
         self._peatnet_host = host
+        self.nursery = nursery
         self._news = _Allowances(NEWS_RATE, NEWS_BURST)
         self._all = _Allowances(FLOOD_RATE, FLOOD_BURST)
         self.judges: dict[str, Judge] = {}
@@ -182,13 +183,14 @@ class _GuardedPubsub(Pubsub):
         return True
 
     def _is_subscribed_to_msg(self, msg: rpc_pb2.Message) -> bool:
-        # The last question before a message gets a task of its own, which costs more than all else about a repetition,
-        # as most are.
-        forwarder, host = _reads_from.get(), self._peatnet_host
-        if not self._all.take(forwarder):
-            host.offend(forwarder, Offence.FLOOD, "far more gossip than allowed")
-            return False
-        return super()._is_subscribed_to_msg(msg) and not self._is_msg_seen(msg)
+        # Asked about each message before it gets a task of its own; py-libp2p's manager of those takes longer for it than
+        # all else takes about a repetition, as most messages are. So the others get one here.
+        peer_id, host = _reads_from.get(), self._peatnet_host
+        if not self._all.take(str(peer_id)):
+            host.offend(str(peer_id), Offence.FLOOD, "far more gossip than allowed")
+        elif super()._is_subscribed_to_msg(msg) and not self._is_msg_seen(msg):
+            self.nursery.start_soon(self.push_msg, peer_id, msg)
+        return False
 
     async def handle_sending_messages(
         self, peer_id: ID, stream: INetStream, queue: RpcQueue
@@ -197,7 +199,7 @@ class _GuardedPubsub(Pubsub):
         await super().handle_sending_messages(peer_id, stream, queue)
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
-        _reads_from.set(str(stream.muxed_conn.peer_id))
+        _reads_from.set(stream.muxed_conn.peer_id)
         try:
             ahead = _ReadAheadStream(stream)
             await super().continuously_read_stream(ahead)  # type: ignore[arg-type]  # as much as it needs
@@ -318,17 +320,22 @@ async def open_gossip(
         heartbeat_interval=1,  # the default is 120 s
         spam_protection_enabled=False,
     )
-    pubsub = _GuardedPubsub(host, router, counter)
-    gossip = Gossip(host, pubsub, judge_record, take_presence, take_status)
-    pubsub.judges = {
-        RECORDS_TOPIC: gossip.judge_record_message,
-        PRESENCE_TOPIC: gossip.judge_presence_message,
-        STATUS_TOPIC: gossip.judge_status_message,
-    }
     async with AsyncExitStack() as stack:
+        # Around pubsub: whatever it still reads when it ends is not judged any more.
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        pubsub = _GuardedPubsub(host, router, counter, nursery)
+        gossip = Gossip(host, pubsub, judge_record, take_presence, take_status)
+        pubsub.judges = {
+            RECORDS_TOPIC: gossip.judge_record_message,
+            PRESENCE_TOPIC: gossip.judge_presence_message,
+            STATUS_TOPIC: gossip.judge_status_message,
+        }
         await stack.enter_async_context(background_trio_service(pubsub))
         await stack.enter_async_context(background_trio_service(router))
         await pubsub.wait_until_ready()
         for topic in LARGEST:
             await pubsub.subscribe(topic)  # to be in its mesh; the judges see every message
-        yield gossip
+        try:
+            yield gossip
+        finally:
+            nursery.cancel_scope.cancel()

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from libp2p.custom_types import TProtocol
     from libp2p.peer.id import ID
 
-# A connection whose socket takes not one frame for this long is given up.
-WRITE_TIMEOUT = 20.0
 # A peer that was silent for the first time is pinged; one that was silent for the second is given up. Busy
 # machines answer late: the second leaves room for that. Who was dialled waits longer with its ping, so that one
 # of the two does for both.
@@ -209,14 +207,15 @@ class Muxer(Yamux):
         return frame
 
     async def _write_frames(self) -> None:
+        turns = Turns()
         while True:
             while not self._waiting:
                 self._filled = trio.Event()
                 await self._filled.wait()
             frame = self._waiting[0]
             try:
-                with trio.fail_after(WRITE_TIMEOUT):
-                    await self.secured_conn.write(frame.data)
+                await turns.take()
+                await self.secured_conn.write(frame.data)  # its time is limited
             except (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.TooSlowError) as exc:
                 log.debug("connection lost while writing", peer=str(self.peer_id), error=repr(exc))
                 await self.abort()

@@ -8,8 +8,8 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.noise.transport import Transport
 
-from peatnet.net.quick_lock import QuickLock
 from peatnet.net.read_ahead import ReadAhead
+from peatnet.net.tcp import QuickTcp
 
 if TYPE_CHECKING:
     from libp2p.abc import IRawConnection, ISecureConn
@@ -33,9 +33,8 @@ class NoiseTransport(Transport):
 
 def _reading_ahead(conn: IRawConnection) -> IRawConnection:
     if isinstance(conn, RawConnection):
-        if isinstance(conn.stream, TrioTCPStream):
-            # One task reads and one writes (see `muxer`): nobody waits for the other here.
-            conn.stream.read_lock = QuickLock()  # type: ignore[assignment]
-            conn.stream.write_lock = QuickLock()  # type: ignore[assignment]
-        conn.stream = ReadAhead(conn.stream, READ_SIZE)
+        stream = conn.stream
+        # One task reads, and one writes; see `muxer`.
+        quick = QuickTcp(stream) if isinstance(stream, TrioTCPStream) else stream
+        conn.stream = ReadAhead(quick, READ_SIZE)
     return conn

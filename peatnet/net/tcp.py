@@ -1,0 +1,73 @@
+"""TCP connections of py-libp2p's, read and written with one system call each where that will do.
+
+trio tries a system call, waits when it cannot be done yet, tries again, and gives all other tasks their turn in any case. Most
+of what goes over these connections are single small messages: there the first try to read is in vain, and a message that
+is to be written goes into the kernel's buffer at once.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import trio
+from libp2p.io.abc import ReadWriteCloser
+
+if TYPE_CHECKING:
+    from libp2p.io.trio import TrioTCPStream
+
+# Who has just brought so much is likely to have more by now.
+MUCH = 16 * 1024
+# A connection whose socket takes nothing for this long is given up.
+WRITE_TIMEOUT = 20.0
+
+
+class QuickTcp(ReadWriteCloser):
+    """One connection. For one reader and one writer, who gives way to other tasks by itself.
+
+    Args:
+        stream: the connection; what cannot be done at once is left to it, and so are all errors.
+    """
+
+    def __init__(self, stream: TrioTCPStream) -> None:
+        self._stream = stream
+        self._socket = stream.stream.socket
+        self._much = False
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Up to ``n`` bytes when there are any; empty at the end of the stream. Always a checkpoint."""
+        if self._much:
+            await trio.lowlevel.checkpoint()
+        else:
+            try:
+                await trio.lowlevel.wait_readable(self._socket.fileno())
+            except (trio.ClosedResourceError, OSError):  # closed while we wait, or before
+                return b""
+        try:
+            data = os.read(self._socket.fileno(), n if n is not None else MUCH)
+        except OSError:
+            data = await self._stream.read(n)
+        self._much = len(data) >= MUCH
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it; a checkpoint only where it has to be waited for.
+
+        Raises:
+            TooSlowError: the peer has taken nothing for WRITE_TIMEOUT seconds.
+        """
+        try:
+            written = os.write(self._socket.fileno(), data)
+        except OSError:
+            written = 0
+        if written < len(data):
+            with trio.fail_after(WRITE_TIMEOUT):
+                await self._stream.write(data[written:])
+
+    async def close(self) -> None:
+        """As py-libp2p's."""
+        await self._stream.close()
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """As py-libp2p's."""
+        return self._stream.get_remote_address()
