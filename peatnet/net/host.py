@@ -33,7 +33,7 @@ from peatnet.log import get_logger
 from peatnet.net.addresses import check_can_listen, to_announce
 from peatnet.net.connections import Connections, connection_config, resource_manager
 from peatnet.net.frames import FrameStream
-from peatnet.net.negotiation import OneTripClient
+from peatnet.net.negotiation import OneTripClient, OneTripServer
 from peatnet.net.noise import NoiseTransport
 from peatnet.net.quick_lock import spare_turns
 from peatnet.net.quiet import silence_libraries
@@ -337,7 +337,9 @@ async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncI
         resource_manager=resource_manager(),
         disable_identify_address_discovery=True,
     )
-    libp2p_host.multiselect_client = OneTripClient()  # type: ignore[attr-defined]  # of BasicHost, as all are
+    basic: Any = libp2p_host  # a BasicHost
+    basic.multiselect_client = OneTripClient()
+    basic.multiselect = OneTripServer(basic.multiselect.handlers)
     host = Host(libp2p_host, str(ID.from_pubkey(key_pair.public_key)))
     async with libp2p_host.run(listen_addrs=[Multiaddr(text) for text in listen]):
         if len(host.listening) < len(listen):

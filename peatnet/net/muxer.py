@@ -65,6 +65,8 @@ MAX_INBOUND_STREAMS = 64
 MAX_OUTBOUND_WINDOW = 8 * 1024 * 1024
 # py-libp2p's writers look for credit every 10 ms, so no round trip is shorter than that to a window.
 SHORTEST_ROUND_TRIP = 0.01
+# Frames of so many bytes in all are written together.
+TOGETHER = 16 * 1024
 # Control frames that wait for the socket. A peer that reads nothing and makes us answer gets no further.
 MAX_WAITING_FRAMES = 4096
 # What may be buffered beyond the windows that were granted: frames for streams that are gone already.
@@ -212,17 +214,33 @@ class Muxer(Yamux):
             while not self._waiting:
                 self._filled = trio.Event()
                 await self._filled.wait()
-            frame = self._waiting[0]
+            if len(self._waiting[-1].data) == HEADER_SIZE:
+                # Who opens a stream, or answers and ends it, has more to say, and may say it now.
+                await trio.lowlevel.checkpoint()
+            await turns.take()
+            together = self._first_waiting()
             try:
-                await turns.take()
-                await self.secured_conn.write(frame.data)  # its time is limited
+                # Its time is limited. One message below for several small frames: it costs more than they do.
+                await self.secured_conn.write(b"".join(frame.data for frame in together))
             except (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.TooSlowError) as exc:
                 log.debug("connection lost while writing", peer=str(self.peer_id), error=repr(exc))
                 await self.abort()
                 return
             if self._waiting:  # unless it was aborted meanwhile
-                self._waiting.popleft()
-                frame.gone.set()
+                for frame in together:
+                    self._waiting.popleft()
+                    frame.gone.set()
+
+    def _first_waiting(self) -> list[_Frame]:
+        """The first frame, and those behind it that are small as well."""
+        together: list[_Frame] = []
+        length = 0
+        for frame in self._waiting:
+            length += len(frame.data)
+            if together and length > TOGETHER:
+                break
+            together.append(frame)
+        return together
 
     def _fail_waiting(self) -> None:
         self._writable = False

@@ -15,6 +15,7 @@ from libp2p.exceptions import ParseError
 from libp2p.io.exceptions import IOException
 from libp2p.io.utils import read_exactly
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
+from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import (
     DEFAULT_NEGOTIATE_TIMEOUT,
     MULTISELECT_PROTOCOL_ID,
@@ -26,8 +27,9 @@ from libp2p.utils import encode_delim
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from libp2p.custom_types import TProtocol
+    from libp2p.custom_types import StreamHandlerFn, TProtocol
     from libp2p.io.abc import ReadWriteCloser
+    from libp2p.network.stream.net_stream import NetStream
 
 _HELLO = encode_delim(MULTISELECT_PROTOCOL_ID.encode())
 
@@ -44,6 +46,55 @@ class OneTripClient(MultiselectClient):
         """As in py-libp2p."""
         stream = communicator.read_writer  # type: ignore[attr-defined]  # of the one class that there is
         return await super().select_one_of(protocols, _OneTrip(stream), negotiate_timeout)
+
+
+class OneTripServer(Multiselect):
+    """Answers in one go who asks in one go."""
+
+    async def negotiate(
+        self,
+        communicator: IMultiselectCommunicator,
+        negotiate_timeout: int = DEFAULT_NEGOTIATE_TIMEOUT,
+    ) -> tuple[TProtocol | None, StreamHandlerFn | None]:
+        """As in py-libp2p."""
+        stream = communicator.read_writer  # type: ignore[attr-defined]  # of the one class that there is
+        return await super().negotiate(_HeldHello(stream), negotiate_timeout)
+
+
+class _HeldHello(IMultiselectCommunicator):
+    """Keeps our hello back until there is something to wait for."""
+
+    def __init__(self, stream: NetStream) -> None:
+        self._stream = stream
+        self._communicator = MultiselectCommunicator(stream)
+        self._held = b""
+        self._heard = False
+
+    async def write(self, msg_str: str) -> None:
+        """The first one is held back until the peer's hello has come, or longer."""
+        said, self._held = self._held + encode_delim(msg_str.encode()), b""
+        if self._heard:
+            await self._send(said)
+        else:
+            self._held = said
+
+    async def read(self) -> str:
+        """What the peer says. It says hello without waiting for ours; anything else it may wait with."""
+        if self._heard and self._held and not self._is_here():
+            said, self._held = self._held, b""
+            await self._send(said)
+        self._heard = True
+        return await self._communicator.read()
+
+    def _is_here(self) -> bool:
+        yamux_stream = self._stream.muxed_stream
+        return bool(yamux_stream.conn.stream_buffers.get(yamux_stream.stream_id))  # type: ignore[attr-defined]
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            await self._stream.write(data)
+        except (IOException, AssertionError, ValueError) as error:
+            raise MultiselectCommunicatorError(f"cannot write: {error}") from error
 
 
 class _OneTrip(IMultiselectCommunicator):

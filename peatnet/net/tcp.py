@@ -39,9 +39,13 @@ class QuickTcp(ReadWriteCloser):
         if self._much:
             await trio.lowlevel.checkpoint()
         else:
+            fd = self._socket.fileno()
+            if fd < 0:
+                await trio.lowlevel.checkpoint()
+                return b""  # closed here
             try:
-                await trio.lowlevel.wait_readable(self._socket.fileno())
-            except (trio.ClosedResourceError, OSError):  # closed while we wait, or before
+                await trio.lowlevel.wait_readable(fd)
+            except trio.ClosedResourceError:
                 return b""
         try:
             data = os.read(self._socket.fileno(), n if n is not None else MUCH)
