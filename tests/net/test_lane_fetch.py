@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,10 @@ import pytest
 import trio
 from blob_kit import CHUNK, DATA, N_CHUNKS
 from lane_kit import a_lane_pair
-from net_tools import place, until
+from net_tools import PATIENCE, place, until
 
 from peatnet.errors import NoSource
-from peatnet.net.lanes import carriers, threads
+from peatnet.net.lanes import carriers, client, threads
 from peatnet.net.lanes.client import LaneClient
 from peatnet.net.lanes.messages import LaneOffer
 from peatnet.net.lanes.sockets import LaneSocket
@@ -94,6 +97,82 @@ async def test_the_announced_addresses_are_tried_too(tmp_path: Path) -> None:
         pair.lanes.server.port = closed
         await pair.fetch()
         assert pair.streams == []
+
+
+async def test_a_firewall_that_swallows_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carriers, "HEAD_START", 0.05)
+    async with a_lane_pair(tmp_path) as pair:
+        with ExitStack() as stack:
+            # Its queue is full: nobody else gets an answer.
+            deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            stack.enter_context(socket.create_connection(deaf.getsockname()))
+            pair.lanes.server.port = deaf.getsockname()[1]
+            pair.lanes.server.addresses = []
+            info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
+        assert pair.streams == [pair.taker.peer_id]
+
+
+async def test_a_slow_handshake_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carriers, "HEAD_START", 0.05)
+    shake_hands = LaneSocket.shake_hands
+    waited = threading.Event()
+
+    def slowly(self: LaneSocket, limit: float) -> None:
+        waited.wait(0.3)
+        shake_hands(self, limit)
+
+    monkeypatch.setattr(LaneSocket, "shake_hands", slowly)
+    async with a_lane_pair(tmp_path) as pair:
+        await pair.fetch()
+        assert pair.streams == []
+
+
+async def test_of_two_connections_that_are_ready_one_shows_the_ticket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "NEXT_ADDRESS_AFTER", 0.0)
+    both = threading.Barrier(2)
+    shake_hands = LaneSocket.shake_hands
+
+    def together(self: LaneSocket, limit: float) -> None:
+        shake_hands(self, limit)
+        if self in ours():
+            both.wait(PATIENCE)
+
+    def ours() -> set[LaneSocket]:
+        return pair.taker_lanes._open[pair.holder.peer_id]
+
+    async with a_lane_pair(tmp_path) as pair, trio.open_nursery() as nursery:
+
+        async def forward(near: trio.SocketStream) -> None:
+            far = await trio.open_tcp_stream("127.0.0.1", pair.port)
+            async with far, trio.open_nursery() as both_ways:
+                both_ways.start_soon(pour, near, far)
+                both_ways.start_soon(pour, far, near)
+
+        listeners = await nursery.start(partial(trio.serve_tcp, forward, 0, host="127.0.0.1"))
+        other = listeners[0].socket.getsockname()[1]
+        pair.lanes.server.addresses = [f"/ip4/127.0.0.1/tcp/{other}"]
+        monkeypatch.setattr(LaneSocket, "shake_hands", together)
+        lane = await pair.taker_lanes.to_peer(pair.holder.peer_id).open()
+        await until(lambda: ours() == {lane})
+        assert pair.lanes.count(pair.taker.peer_id) == 1
+        assert not pair.lanes.server._standing.refuses("127.0.0.1", trio.current_time())
+        lane.close()
+        nursery.cancel_scope.cancel()
+    assert not both.broken
+
+
+async def pour(one: trio.SocketStream, other: trio.SocketStream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async for data in one:
+            await other.send_all(data)
+        await other.send_eof()
 
 
 async def test_a_name_that_is_none_is_no_way_to_a_lane(

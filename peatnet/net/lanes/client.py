@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
     from peatnet.net.frames import FrameStream
 
-# Time for the answer over libp2p; for a connection with TLS done, at any of the addresses; for the OK.
+# Time for the answer over libp2p; for a connection, and for TLS on it; for the OK; for all but the first, at all addresses.
 ASK_TIMEOUT = 5.0
 CONNECT_TIMEOUT = 3.0
 OK_TIMEOUT = 5.0
+OPEN_TIMEOUT = 8.0
 # The next address is tried when one has not answered for this long, or has failed.
 NEXT_ADDRESS_AFTER = 0.5
 MAX_TRIED = 6
@@ -96,19 +98,12 @@ class LaneClient:
         try:
             offer = await self._ask()
             offered()
-            lane = await self._connect(offer, reached)
-            try:
-                ticket = offer.tickets[0]
-                await in_lane_thread(lambda: _show(lane, ticket), lane.shut, self.threads)
-            except BaseException:
-                lane.close()
-                raise
+            return await self._connect(offer, reached)
         except NoSource as exc:
             raise LaneUnavailable(exc.message) from exc
         except RemoteProtocolError as exc:
             self.on_fault(exc.message)
             raise
-        return lane
 
     async def _ask(self) -> LaneOffer:
         frames = await self._open_stream()
@@ -123,15 +118,16 @@ class LaneClient:
         return answer
 
     async def _connect(self, offer: LaneOffer, reached: Callable[[], None]) -> LaneSocket:
-        """A connection to whoever has the certificate; the first one wins.
+        """A lane from whoever has the certificate; the first connection to show that it has wins.
 
         Raises:
-            PeerLost: none within CONNECT_TIMEOUT seconds.
+            PeerLost: none in time.
+            RemoteProtocolError: something else than an OK.
         """
         errors: list[str] = []
         won: list[LaneSocket] = []
         try:
-            with trio.move_on_after(CONNECT_TIMEOUT), bare_errors():
+            with trio.move_on_after(OPEN_TIMEOUT), bare_errors():
                 await self._race(offer, reached, won, errors)
         except BaseException:
             # Cancelled just when one had been found.
@@ -141,7 +137,7 @@ class LaneClient:
         for spare in won[1:]:
             spare.close()
         if not won:
-            why = "; ".join(errors) or f"no answer in {CONNECT_TIMEOUT:.0f} s"
+            why = "; ".join(errors) or f"no answer in {OPEN_TIMEOUT:.0f} s"
             raise PeerLost(f"cannot be reached: {why:.300}")
         return won[0]
 
@@ -152,7 +148,8 @@ class LaneClient:
         won: list[LaneSocket],
         errors: list[str],
     ) -> None:
-        """Try one address after the other, not waiting long for any; those that answer are in ``won``."""
+        """Try one address after the other, not waiting long for any; the lane is in ``won``."""
+        ticket = _Ticket(offer.tickets[0])
         async with trio.open_nursery() as nursery:
             for host, port in self._targets(offer):
                 failed = trio.Event()
@@ -161,7 +158,7 @@ class LaneClient:
                     host: str = host, port: int = port, failed: trio.Event = failed
                 ) -> None:
                     try:
-                        lane = await self._connect_to(host, port, offer.fingerprint, reached)
+                        lane = await self._connect_to(host, port, offer, reached, ticket)
                     except (PeerLost, OSError, UnicodeError) as exc:  # a name that is none
                         errors.append(f"{host} port {port}: {exc}")
                         failed.set()
@@ -180,36 +177,62 @@ class LaneClient:
         return list(dict.fromkeys(targets))[:MAX_TRIED]
 
     async def _connect_to(
-        self, host: str, port: int, fingerprint: bytes, reached: Callable[[], None]
+        self,
+        host: str,
+        port: int,
+        offer: LaneOffer,
+        reached: Callable[[], None],
+        ticket: _Ticket,
     ) -> LaneSocket:
-        stream = await trio.open_tcp_stream(host, port)
+        try:
+            with trio.fail_after(CONNECT_TIMEOUT):
+                stream = await trio.open_tcp_stream(host, port)
+        except trio.TooSlowError as exc:
+            raise PeerLost(f"no answer in {CONNECT_TIMEOUT:.0f} s") from exc
         reached()
         lane = LaneSocket(socket.socket(fileno=stream.socket.detach()), self._context, server=False)
         self._lanes.add(lane)
         lane.on_close = self._lanes.discard
         try:
-            await in_lane_thread(lambda: _shake_hands(lane, fingerprint), lane.shut, self.threads)
+            await in_lane_thread(
+                lambda: _be_let_in(lane, offer.fingerprint, ticket), lane.shut, self.threads
+            )
         except BaseException:
             lane.close()
             raise
         return lane
 
 
-def _shake_hands(lane: LaneSocket, fingerprint: bytes) -> None:
-    """In a worker thread: TLS, and a look at who is there, before anything is said.
+class _Ticket:
+    """One ticket, which the first of several connections shows: it is good for one lane."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._taken = threading.Lock()
+
+    def take(self) -> bytes:
+        """Any thread: the ticket, for the first one who asks.
+
+        Raises:
+            PeerLost: for all others.
+        """
+        if not self._taken.acquire(blocking=False):
+            raise PeerLost("another connection was quicker")
+        return self._data
+
+
+def _be_let_in(lane: LaneSocket, fingerprint: bytes, ticket: _Ticket) -> None:
+    """In a worker thread: TLS, a look at who is there before anything is said, and the ticket.
 
     Raises:
-        PeerLost: no TLS, or another certificate than the peer named.
+        PeerLost: no TLS, another certificate than the peer named, or no OK.
+        RemoteProtocolError: something else than an OK.
     """
     lane.shake_hands(CONNECT_TIMEOUT)
     found = hashlib.sha256(lane.peer_certificate()).digest()
     if not hmac.compare_digest(found, fingerprint):
         raise PeerLost("another certificate than the peer named: somebody else answers there")
-
-
-def _show(lane: LaneSocket, ticket: bytes) -> None:
-    """In a worker thread: hand the ticket over, and wait until it is taken."""
-    lane.send(TicketFrame(ticket).header())
+    lane.send(TicketFrame(ticket.take()).header())
     fields, _ = lane.receive(max_payload=0, limit=OK_TIMEOUT)
     decode_ok(fields)
 

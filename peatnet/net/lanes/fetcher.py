@@ -111,7 +111,7 @@ class Fetcher:
         self._have_due = 0.0
         self._heard_at = 0.0
         self._told_at = 0.0
-        self._buffer = memoryview(bytearray(min(link.table.chunk_size, link.table.size)))
+        self._buffer = memoryview(b"")  # room for a chunk, when the first one comes
 
     def _new_holdings(self) -> Holdings:
         return Holdings(self._peer_id, self._link.hash, self._link.table, watch=self.leads)
@@ -223,6 +223,9 @@ class Fetcher:
             raise RemoteProtocolError("a chunk that nobody asked for")
         if length != self._link.table.length_of(index):
             raise RemoteProtocolError(f"chunk {index} has {length} bytes")
+        if not self._buffer:
+            table = self._link.table
+            self._buffer = memoryview(bytearray(min(table.chunk_size, table.size)))
         view = self._buffer[:length]
         self.lane.read_into(view)
         try:
