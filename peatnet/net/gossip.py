@@ -321,8 +321,9 @@ async def open_gossip(
         spam_protection_enabled=False,
     )
     async with AsyncExitStack() as stack:
-        # Around pubsub: whatever it still reads when it ends is not judged any more.
+        # Around pubsub, and ended when that has ended, which takes a while.
         nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
         pubsub = _GuardedPubsub(host, router, counter, nursery)
         gossip = Gossip(host, pubsub, judge_record, take_presence, take_status)
         pubsub.judges = {
@@ -335,7 +336,4 @@ async def open_gossip(
         await pubsub.wait_until_ready()
         for topic in LARGEST:
             await pubsub.subscribe(topic)  # to be in its mesh; the judges see every message
-        try:
-            yield gossip
-        finally:
-            nursery.cancel_scope.cancel()
+        yield gossip
