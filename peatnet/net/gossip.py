@@ -127,12 +127,19 @@ class _GuardedPubsub(Pubsub):
         return self._peatnet_host.is_banned(str(peer_id))
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
-        # In the place of py-libp2p's, which verifies each signature once more and has two tasks for each judgement.
+        # In the place of py-libp2p's, which verifies each signature once more and has two tasks for each judgement. Nothing
+        # but cancellation comes out: it would end the node.
         forwarder = str(msg_forwarder)
+        ours = forwarder == self._peatnet_host.peer_id
         try:
-            if forwarder == self._peatnet_host.peer_id or (
-                self._admit(forwarder, msg) and await self._judge(msg_forwarder, msg)
-            ):
+            if not ours and not self._admit(forwarder, msg):
+                return
+        except Exception as exc:  # noqa: BLE001  # malformed keys and ids raise whatever they like
+            reason = f"malformed gossip message: {type(exc).__name__}"
+            self._peatnet_host.offend(forwarder, Offence.MALFORMED, reason)
+            return
+        try:
+            if ours or await self._judge(msg_forwarder, msg):
                 self._mark_msg_seen(msg)
                 await self.router.publish(msg_forwarder, msg)
         except (
@@ -142,9 +149,8 @@ class _GuardedPubsub(Pubsub):
             trio.ClosedResourceError,
         ) as exc:
             log.debug("gossip not forwarded", error=repr(exc))
-        except Exception as exc:  # noqa: BLE001  # malformed keys and ids raise whatever they like
-            reason = f"malformed gossip message: {type(exc).__name__}"
-            self._peatnet_host.offend(forwarder, Offence.MALFORMED, reason)
+        except Exception:  # our bug, not the forwarder's fault
+            log.exception("gossip failed")
 
     async def _judge(self, forwarder: ID, msg: rpc_pb2.Message) -> bool:
         """Whether it may pass on; of several copies that are judged at the same time one may."""
@@ -163,8 +169,11 @@ class _GuardedPubsub(Pubsub):
         if len(msg.topicIDs) != 1:
             host.offend(forwarder, Offence.MALFORMED, f"gossip on {len(msg.topicIDs)} topics")
             return False
-        if msg.ByteSize() > LARGEST.get(msg.topicIDs[0], 0) + MAX_AROUND:
-            host.offend(forwarder, Offence.MALFORMED, f"gossip of {msg.ByteSize()} bytes")
+        # Before anything is made of it.
+        size, data_size = msg.ByteSize(), len(msg.data)
+        if data_size > LARGEST[msg.topicIDs[0]] or size - data_size > MAX_AROUND:
+            reason = f"gossip of {size} bytes, {data_size} of them data"
+            host.offend(forwarder, Offence.MALFORMED, reason)
             return False
         author = str(ID(msg.from_id))
         if (
@@ -173,9 +182,6 @@ class _GuardedPubsub(Pubsub):
             or self._is_msg_seen(msg)
             or not self._news.take(forwarder)
         ):
-            return False
-        if len(msg.data) > LARGEST[msg.topicIDs[0]]:
-            host.offend(forwarder, Offence.MALFORMED, f"gossip of {len(msg.data)} bytes")
             return False
         if not signature_validator(msg):
             host.offend(forwarder, Offence.MALFORMED, "gossip with a bad signature")

@@ -41,8 +41,7 @@ from libp2p.stream_muxer.yamux.yamux import (
 )
 
 from peatnet.log import get_logger
-from peatnet.net.quick_lock import QuickLock
-from peatnet.net.read_ahead import Turns
+from peatnet.net.quick_lock import GiveWay, QuickLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +105,7 @@ class Muxer(Yamux):
 
     def _listen_for_life(self, secured_conn: Any) -> None:
         read_message, read = secured_conn.conn.read_msg, secured_conn.read
-        turns = Turns()
+        give_way = GiveWay()
 
         async def read_msg(*arguments: Any) -> bytes:
             message: bytes = await read_message(*arguments)
@@ -114,7 +113,7 @@ class Muxer(Yamux):
             return message
 
         async def read_in_turn(n: int | None = None) -> bytes:
-            await turns.take()  # a message may carry thousands of frames
+            await give_way.step()  # a message may carry thousands of frames
             data: bytes = await read(n)
             return data
 
@@ -209,7 +208,7 @@ class Muxer(Yamux):
         return frame
 
     async def _write_frames(self) -> None:
-        turns = Turns()
+        give_way = GiveWay()
         while True:
             while not self._waiting:
                 self._filled = trio.Event()
@@ -217,8 +216,10 @@ class Muxer(Yamux):
             if len(self._waiting[-1].data) == HEADER_SIZE:
                 # Who opens a stream, or answers and ends it, has more to say, and may say it now.
                 await trio.lowlevel.checkpoint()
-            await turns.take()
+            await give_way.step()
             together = self._first_waiting()
+            if not together:
+                continue  # aborted meanwhile
             try:
                 # Its time is limited. One message below for several small frames: it costs more than they do.
                 await self.secured_conn.write(b"".join(frame.data for frame in together))

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from libp2p.abc import IMultiselectCommunicator
-from libp2p.exceptions import ParseError
 from libp2p.io.exceptions import IOException
-from libp2p.io.utils import read_exactly
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import (
     DEFAULT_NEGOTIATE_TIMEOUT,
     MULTISELECT_PROTOCOL_ID,
     MultiselectClient,
+    is_valid_handshake,
 )
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.utils import encode_delim
@@ -27,11 +25,9 @@ from libp2p.utils import encode_delim
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from libp2p.abc import IMultiselectCommunicator
     from libp2p.custom_types import StreamHandlerFn, TProtocol
-    from libp2p.io.abc import ReadWriteCloser
     from libp2p.network.stream.net_stream import NetStream
-
-_HELLO = encode_delim(MULTISELECT_PROTOCOL_ID.encode())
 
 
 class OneTripClient(MultiselectClient):
@@ -61,76 +57,68 @@ class OneTripServer(Multiselect):
         return await super().negotiate(_HeldHello(stream), negotiate_timeout)
 
 
-class _HeldHello(IMultiselectCommunicator):
-    """Keeps our hello back until there is something to wait for."""
+class _Communicator(MultiselectCommunicator):
+    """Talks on a stream, and may keep back what is to be said."""
 
     def __init__(self, stream: NetStream) -> None:
+        super().__init__(stream)
         self._stream = stream
-        self._communicator = MultiselectCommunicator(stream)
         self._held = b""
+
+    async def _say(self) -> None:
+        said, self._held = self._held, b""
+        try:
+            await self._stream.write(said)
+        except (IOException, AssertionError, ValueError) as error:
+            raise MultiselectCommunicatorError(f"cannot write: {error}") from error
+
+
+class _HeldHello(_Communicator):
+    """The dialled one's side: keeps our hello back until there is something to wait for."""
+
+    def __init__(self, stream: NetStream) -> None:
+        super().__init__(stream)
         self._heard = False
 
     async def write(self, msg_str: str) -> None:
         """The first one is held back until the peer's hello has come, or longer."""
-        said, self._held = self._held + encode_delim(msg_str.encode()), b""
+        self._held += encode_delim(msg_str.encode())
         if self._heard:
-            await self._send(said)
-        else:
-            self._held = said
+            await self._say()
 
     async def read(self) -> str:
         """What the peer says. It says hello without waiting for ours; anything else it may wait with."""
         if self._heard and self._held and not self._is_here():
-            said, self._held = self._held, b""
-            await self._send(said)
+            await self._say()
         self._heard = True
-        return await self._communicator.read()
+        return await super().read()
 
     def _is_here(self) -> bool:
         yamux_stream = self._stream.muxed_stream
         return bool(yamux_stream.conn.stream_buffers.get(yamux_stream.stream_id))  # type: ignore[attr-defined]
 
-    async def _send(self, data: bytes) -> None:
-        try:
-            await self._stream.write(data)
-        except (IOException, AssertionError, ValueError) as error:
-            raise MultiselectCommunicatorError(f"cannot write: {error}") from error
 
+class _OneTrip(_Communicator):
+    """The dialer's side: takes the peer's hello for granted until it has to be there."""
 
-class _OneTrip(IMultiselectCommunicator):
-    """Takes the peer's hello for granted until it has to be there."""
-
-    def __init__(self, stream: ReadWriteCloser) -> None:
-        self._stream = stream
-        self._communicator = MultiselectCommunicator(stream)
-        self._held = b""
-        self._writes = 0
-        self._reads = 0
+    def __init__(self, stream: NetStream) -> None:
+        super().__init__(stream)
+        self._began = False
+        self._heard = False
 
     async def write(self, msg_str: str) -> None:
         """The first one, our hello, leaves with the second."""
-        self._writes += 1
-        if self._writes == 1:
-            self._held = encode_delim(msg_str.encode())
-            return
-        if self._writes > 2:
-            await self._communicator.write(msg_str)
-            return
-        try:
-            await self._stream.write(self._held + encode_delim(msg_str.encode()))
-        except (IOException, AssertionError, ValueError) as error:
-            raise MultiselectCommunicatorError(f"cannot write: {error}") from error
+        self._held += encode_delim(msg_str.encode())
+        if self._began:
+            await self._say()
+        self._began = True
 
     async def read(self) -> str:
-        """The first one, the peer's hello, is read when the second is."""
-        self._reads += 1
-        if self._reads == 1:
+        """What the peer says; its hello is read when more has to be."""
+        if self._held:
             return MULTISELECT_PROTOCOL_ID
-        if self._reads == 2:
-            try:
-                hello = await read_exactly(self._stream, len(_HELLO))
-            except (ParseError, IOException) as error:
-                raise MultiselectCommunicatorError(f"cannot read: {error}") from error
-            if hello != _HELLO:
+        if not self._heard:
+            self._heard = True
+            if not is_valid_handshake(hello := await super().read()):
                 raise MultiselectCommunicatorError(f"not multistream-select: {hello!r}")
-        return await self._communicator.read()
+        return await super().read()

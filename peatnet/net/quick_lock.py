@@ -1,7 +1,8 @@
-"""A lock that is taken at once where nobody holds it.
+"""A lock that is taken at once where nobody holds it, and what its users owe the other tasks for that.
 
 Every ``async with`` on a trio.Lock is a turn of the scheduler, contended or not, and py-libp2p takes up to ten of them on
-a message's way. Where what they guard does not wait for anything, nobody ever holds them for long.
+a message's way. Where what they guard does not wait for anything, nobody ever holds them for long. But then nothing
+may be left in a loop that lets others have their turn, as long as a hostile peer has more for it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
     from libp2p.abc import INetStream
 
 
+# Steps of a loop before other tasks have their turn: of tiny messages there may be thousands in what one look brings.
+IN_A_ROW = 32
+
+
 class QuickLock:
     """To be put in the place of a trio.Lock that is used by ``async with``, before anybody uses it.
 
-    A loop around such a lock may go on without giving way to other tasks; see ``ReadAhead`` for who does instead.
+    A loop around such a lock gives way by itself where it has no other reason to wait; see ``GiveWay``.
     """
 
     def __init__(self) -> None:
@@ -40,6 +45,20 @@ class QuickLock:
     ) -> None:
         """Give it back."""
         self._lock.release()
+
+
+class GiveWay:
+    """Lets other tasks have their turn now and then, in a loop that does not wait while there is something to do."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    async def step(self) -> None:
+        """One step of the loop; each IN_A_ROW-th is a checkpoint."""
+        self._steps += 1
+        if self._steps >= IN_A_ROW:
+            self._steps = 0
+            await trio.lowlevel.checkpoint()
 
 
 def spare_turns(stream: INetStream) -> None:

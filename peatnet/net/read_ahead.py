@@ -7,24 +7,9 @@ steps are served from memory. What is read ahead is bounded; nothing else change
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import trio
 from libp2p.io.abc import ReadWriteCloser
 
-# Steps that are served from memory before other tasks have their turn: of tiny messages there may be thousands in what
-# one look brings.
-IN_A_ROW = 32
-
-
-class _Stream(Protocol):
-    async def read(self, n: int | None = None) -> bytes: ...
-
-    async def write(self, data: bytes) -> None: ...
-
-    async def close(self) -> None: ...
-
-    def get_remote_address(self) -> tuple[str, int] | None: ...
+from peatnet.net.quick_lock import GiveWay
 
 
 class ReadAhead(ReadWriteCloser):
@@ -35,11 +20,11 @@ class ReadAhead(ReadWriteCloser):
         size: the most that is read ahead, in bytes.
     """
 
-    def __init__(self, stream: _Stream, size: int) -> None:
+    def __init__(self, stream: ReadWriteCloser, size: int) -> None:
         self._stream = stream
         self._size = size
         self._ahead = memoryview(b"")
-        self._turns = Turns()
+        self._give_way = GiveWay()
 
     async def read(self, n: int | None = None) -> bytes:
         """Up to ``n`` bytes, from memory where there are any; empty at the end of the stream."""
@@ -49,7 +34,7 @@ class ReadAhead(ReadWriteCloser):
                 return data
             self._ahead = memoryview(data)
         else:
-            await self._turns.take()
+            await self._give_way.step()
         end = len(self._ahead) if n is None else n
         piece, self._ahead = self._ahead[:end], self._ahead[end:]
         return bytes(piece)
@@ -66,17 +51,3 @@ class ReadAhead(ReadWriteCloser):
     def get_remote_address(self) -> tuple[str, int] | None:
         """As the stream below."""
         return self._stream.get_remote_address()
-
-
-class Turns:
-    """Lets other tasks have their turn now and then, in a loop that does not wait while there is something to do."""
-
-    def __init__(self) -> None:
-        self._taken = 0
-
-    async def take(self) -> None:
-        """One step of the loop; each IN_A_ROW-th is a checkpoint."""
-        self._taken += 1
-        if self._taken >= IN_A_ROW:
-            self._taken = 0
-            await trio.lowlevel.checkpoint()

@@ -3,8 +3,8 @@
 py-libp2p 0.8.1 signs a node's addresses into each RPC and verifies them at the other end, twice. That costs more than
 the gossip itself: three signatures for one small message. Our nodes tell their addresses in presence, which is
 signed as a whole, and dial nothing that only such a record names (see ``dialer``); so what comes is let pass
-unread, and what is sent is made anew only where the addresses have changed, which is looked at now and then: that takes
-half a millisecond.
+unread, and what is sent is made anew only where the addresses have changed, which is looked at now and then: an
+eighth of what gossip costs went there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from libp2p.peer.id import ID
     from libp2p.pubsub.pb import rpc_pb2
 
+# Seconds between two looks at our addresses, which change only where an interface does.
 LOOK_EVERY = 60.0
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Who has just brought so much is likely to have more by now.
 MUCH = 16 * 1024
-# A connection whose socket takes nothing for this long is given up.
+# A connection whose socket has not taken one message within this time is given up.
 WRITE_TIMEOUT = 20.0
 
 
@@ -58,7 +58,7 @@ class QuickTcp(ReadWriteCloser):
         """Write all of it; a checkpoint only where it has to be waited for.
 
         Raises:
-            TooSlowError: the peer has taken nothing for WRITE_TIMEOUT seconds.
+            TooSlowError: the peer has not taken it within WRITE_TIMEOUT seconds.
         """
         try:
             written = os.write(self._socket.fileno(), data)

@@ -21,6 +21,7 @@ from peatnet.net.lanes import carriers, client, threads
 from peatnet.net.lanes.client import LaneClient
 from peatnet.net.lanes.messages import LaneOffer
 from peatnet.net.lanes.sockets import LaneSocket
+from peatnet.net.lanes.tickets import Tickets
 from peatnet.net.lanes.tls import new_identity
 from peatnet.net.standing import Offence
 
@@ -159,10 +160,20 @@ async def test_of_two_connections_that_are_ready_one_shows_the_ticket(
         other = listeners[0].socket.getsockname()[1]
         pair.lanes.server.addresses = [f"/ip4/127.0.0.1/tcp/{other}"]
         monkeypatch.setattr(LaneSocket, "shake_hands", together)
+        tickets = pair.lanes.server.tickets
+        shown: list[bytes] = []
+
+        def redeem(ticket: bytes, now: float) -> str | None:
+            shown.append(ticket)
+            return Tickets.redeem(tickets, ticket, now)
+
+        monkeypatch.setattr(tickets, "redeem", redeem)
         lane = await pair.taker_lanes.to_peer(pair.holder.peer_id).open()
         await until(lambda: ours() == {lane})
-        assert pair.lanes.count(pair.taker.peer_id) == 1
-        assert not pair.lanes.server._standing.refuses("127.0.0.1", trio.current_time())
+        await until(
+            lambda: not pair.lanes.server._pending
+        )  # the holder has heard all of the other one
+        assert len(shown) == pair.lanes.count(pair.taker.peer_id) == 1
         lane.close()
         nursery.cancel_scope.cancel()
     assert not both.broken

@@ -177,6 +177,29 @@ async def test_a_message_whose_author_is_not_proved(
         await until(second.ledger.catalogue.records)
 
 
+async def test_our_own_error_is_nobodys_offence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with meshed(tmp_path) as (first, second, one, two):
+        offences = offences_of(two._host)
+        judges = pubsub_of(two).judges
+        real, failed = judges[RECORDS_TOPIC], trio.Event()
+
+        async def fail(_forwarder: ID, _message: rpc_pb2.Message) -> bool:
+            await trio.lowlevel.checkpoint()
+            failed.set()
+            raise KeyError("a bug")
+
+        judges[RECORDS_TOPIC] = fail
+        await one.announce(await first.publish("a@1"))
+        with trio.fail_after(PATIENCE):
+            await failed.wait()
+        judges[RECORDS_TOPIC] = real
+        await one.announce(await first.publish("b@1"))
+        await until(lambda: len(second.ledger.catalogue) == 2)  # an exchange brings the first
+        assert offences == []
+
+
 async def test_bytes_that_are_no_protobuf(tmp_path: Path) -> None:
     async with meshed(tmp_path) as (first, second, one, two):
         offences = offences_of(two._host)

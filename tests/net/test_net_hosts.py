@@ -334,6 +334,18 @@ async def test_an_idle_connection_stays(monkeypatch: pytest.MonkeyPatch) -> None
         assert left == []
 
 
+async def test_one_of_the_two_ends_pings_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muxer, "PING_AFTER", 1.0)
+    async with two_hosts() as (dialled, dialler):
+        one, other = muxer_to(dialled, dialler), muxer_to(dialler, dialled)
+        await until(lambda: one._rtt and other._rtt)  # each has measured the line once
+        before = one._ping_id, other._ping_id
+        await until(lambda: other._ping_id >= before[1] + 3)
+        assert (
+            one._ping_id <= before[0] + 1
+        )  # on a machine that stands still both find the other silent
+
+
 # Bans
 
 

@@ -134,8 +134,6 @@ class LaneClient:
             for lane in won:
                 lane.close()
             raise
-        for spare in won[1:]:
-            spare.close()
         if not won:
             why = "; ".join(errors) or f"no answer in {OPEN_TIMEOUT:.0f} s"
             raise PeerLost(f"cannot be reached: {why:.300}")
