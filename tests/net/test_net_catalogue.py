@@ -278,6 +278,7 @@ async def test_what_gossip_lost_is_fetched_when_presence_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(net_network, "SYNC_PAUSE", 1.0)
+    monkeypatch.setattr(net_network, "PRESENCE_INTERVAL", 1000.0)  # one presence is all that tells
     first, second = place(tmp_path / "first"), place(tmp_path / "second")
     async with two_networks(first, second) as (one, two):
         await until(lambda: one._synced_at and two._synced_at)

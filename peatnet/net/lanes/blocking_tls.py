@@ -31,8 +31,9 @@ _LOOK_AT_CLOCK_TIMEVAL = struct.pack("@ll", int(LOOK_AT_CLOCK), 0)
 SEND_PIECE = 64 * 1024
 # Received at once: at first, and as soon as more than that is wanted in one go, as by an end that gets chunks.
 LITTLE = 16 * 1024
-MUCH = 560 * 1024
-# Where so much is still to come, the thread is woken for no less: on a slow link it would be for every few packets.
+MUCH = 256 * 1024
+# Where so much is still to come, the thread is woken for no less: on a slow link it would be for every few packets. Of a chunk
+# of 512 KiB, all but what may be here already.
 WAKE_FOR = 496 * 1024
 # Of what is still to come, so much may be here already: a record that is not whole yet.
 UNFINISHED = 20 * 1024
