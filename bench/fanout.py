@@ -126,6 +126,7 @@ class Case:
             finally:
                 fleet.close()
                 if folder := os.environ.get(TRACE):
+                    Path(folder).mkdir(parents=True, exist_ok=True)
                     for log in Path(name).glob("*.log"):
                         shutil.copy(log, folder)
 
@@ -246,6 +247,7 @@ def _give_up(deliveries: Sequence[Delivery], size: int) -> NoReturn:
 
 def _keep_trace(deliveries: Sequence[Delivery], cpu_trace: CpuTrace, job: Job) -> None:
     if folder := os.environ.get(TRACE):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         found = [{"sink": each.sink, "s": each.seconds, "trace": each.trace} for each in deliveries]
         path = Path(folder) / f"{time.strftime('%H%M%S')}-{len(deliveries)}.json"
         path.write_text(json.dumps({"size": job.size, "sinks": found, "cpu": cpu_trace}))

@@ -157,29 +157,41 @@ def listens(port: int) -> bool:
     return True
 
 
-@contextmanager
-def bare_loop(job: Job) -> Iterator[Run]:
-    """Blocking TLS sockets, BLAKE3 and pwrite in threads, with as many connections as are fastest here."""
-    table = job.scratch / "bare_loop.hashes"
-    with job.file.open("rb") as file, table.open("wb") as hashes:
-        while piece := file.read(MIB):
-            hashes.write(blake3(piece).digest())
+def bare_loop(*, encrypted: bool) -> Opener:
+    """How to open a row of bare sockets, BLAKE3 and pwrite in threads, with as many connections as are fastest here.
 
-    def run(connections: int) -> Sample:
-        path = job.scratch / "bare_loop.bin"
-        try:
-            with running([LOOP, "source", job.file], job.scratch) as source:
-                where = source.read_line().strip()
-                arguments: list[str | Path] = [LOOP, "sink", str(job.size), table, path]
-                with ready_sink(source, arguments, job) as take:
-                    sample = take(f"{connections} {where}")
-            return Sample(sample.value, {**sample.extras, "connections": connections})
-        finally:
-            path.unlink(missing_ok=True)
+    Args:
+        encrypted: TLS 1.3, or plain TCP.
+    """
 
-    run(CONNECTIONS[0])  # only warms up
-    best = max(CONNECTIONS, key=lambda connections: max(run(connections).value for _ in range(2)))
-    yield partial(run, best)
+    @contextmanager
+    def open_row(job: Job) -> Iterator[Run]:
+        table = job.scratch / "bare_loop.hashes"
+        with job.file.open("rb") as file, table.open("wb") as hashes:
+            while piece := file.read(MIB):
+                hashes.write(blake3(piece).digest())
+
+        def run(connections: int) -> Sample:
+            path = job.scratch / "bare_loop.bin"
+            try:
+                with running(
+                    [LOOP, "source", job.file, "tls" if encrypted else "plain"], job.scratch
+                ) as source:
+                    where = source.read_line().strip()
+                    arguments: list[str | Path] = [LOOP, "sink", str(job.size), table, path]
+                    with ready_sink(source, arguments, job) as take:
+                        sample = take(f"{connections} {where}")
+                return Sample(sample.value, {**sample.extras, "connections": connections})
+            finally:
+                path.unlink(missing_ok=True)
+
+        run(CONNECTIONS[0])  # only warms up
+        best = max(
+            CONNECTIONS, key=lambda connections: max(run(connections).value for _ in range(2))
+        )
+        yield partial(run, best)
+
+    return open_row
 
 
 def bare_libp2p(*, to_disk: bool) -> Opener:
@@ -212,7 +224,8 @@ RIVAL_ROWS: dict[str, Opener] = {
     "libtorrent-v1-rc4": libtorrent("v1", "rc4"),
     "iroh": iroh,
     "curl-blake3": curl_blake3,
-    "bare-loop": bare_loop,
+    "bare-loop": bare_loop(encrypted=True),
+    "bare-loop-plain": bare_loop(encrypted=False),
     "bare-libp2p-stream": bare_libp2p(to_disk=False),
     "bare-libp2p-stream-disk": bare_libp2p(to_disk=True),
 }

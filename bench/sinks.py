@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from common import GIB, Bench, Job, Run, Sample, main
-from nodes import ON_DEMAND, Node, node, publish
-from pairs import SLOWEST, Ends, check_file
+from nodes import ON_DEMAND, Node, node, publish, withdraw
+from pairs import SLOWEST, Ends, check_file, file_hash
 from processes import finish, until
 from rival_rows import LIBTORRENT, libtorrent_ends, need_module
 
@@ -24,13 +24,22 @@ if TYPE_CHECKING:
 SINKS = 4
 
 
-def peatnet(sinks: int) -> Opener:
-    """How to open a row of a ``peatnet get`` at each of so many nodes, all connected to each other."""
+def peatnet(sinks: int, *, sha256: bool) -> Opener:
+    """How to open a row of a ``peatnet get`` at each of so many nodes, all connected to each other.
+
+    Args:
+        sinks: how many.
+        sha256: whether the sinks have the signed manifest, and so check its SHA-256 as well; otherwise they ask for the
+            bare hash and go by BLAKE3 alone.
+    """
 
     @contextmanager
     def open_row(job: Job) -> Iterator[Run]:
-        published = job.scratch / "published"
+        published = job.scratch / ("published" if sha256 else "withdrawn")
         publish(published, job.scratch, job.file, "bench")
+        if not sha256:
+            withdraw(published, job.scratch, "bench")
+        reference = "bench" if sha256 else file_hash(job.file)
 
         def run() -> Sample:
             with ExitStack() as stack:
@@ -42,17 +51,17 @@ def peatnet(sinks: int) -> Opener:
                         here / str(number),
                         job.scratch,
                         peers=[source, *nodes],
-                        trust=[source],
+                        trust=[source] if sha256 else [],
                         options=ON_DEMAND,
                     )
                     nodes.append(stack.enter_context(started))
                 for each in nodes:
                     until("all are connected", lambda each=each: each.connected() == sinks)  # type: ignore[misc]  # https://github.com/python/mypy/issues/12557
-                    until("all know the model", lambda each=each: len(each.models()) == 1)  # type: ignore[misc]  # as above
+                    until("all know the model", lambda each=each: len(each.models()) == int(sha256))  # type: ignore[misc]  # as above
                 ends = Ends(source.child, *(each.child for each in nodes), job=job)
                 began = perf_counter()
                 with ThreadPoolExecutor(sinks) as pool:
-                    results = list(pool.map(lambda each: each.get("bench"), nodes))
+                    results = list(pool.map(lambda each: each.get(reference), nodes))
                 seconds = perf_counter() - began
                 sent = sum(
                     result["bytes_by_source"].get(f"peer:{source.peer_id}", 0) for result in results
@@ -110,10 +119,14 @@ BENCH = Bench(
     unit="MB/s",
     size=GIB,
     rows={
-        f"peatnet-{SINKS}sinks": peatnet(SINKS),
+        f"peatnet-{SINKS}sinks": peatnet(SINKS, sha256=False),
+        f"peatnet-{SINKS}sinks-sha256": peatnet(SINKS, sha256=True),
         f"libtorrent-{SINKS}sinks": libtorrent(SINKS),
     },
-    ratios=[(f"peatnet-{SINKS}sinks", f"libtorrent-{SINKS}sinks")],
+    ratios=[
+        (f"peatnet-{SINKS}sinks", f"libtorrent-{SINKS}sinks"),
+        (f"peatnet-{SINKS}sinks-sha256", f"libtorrent-{SINKS}sinks"),
+    ],
     columns={
         "source_sent": "sent by source",
         "source_cpu_s_per_gib": "source CPU s/GiB",

@@ -1,8 +1,9 @@
 """The floor: blocking TLS 1.3 sockets in threads, BLAKE3 of each MiB, and pwrite, with no engine around them.
 
-``bare_loop.py source FILE`` prints its port and the SHA-256 of its certificate. ``bare_loop.py sink SIZE HASHES PATH`` prints
-"ready", waits for a line "CONNECTIONS PORT CERTIFICATE", fetches every CONNECTIONS-th MiB on each connection, checks it
-against HASHES, a file with the BLAKE3 of each, writes it in its place, and reports.
+``bare_loop.py source FILE tls`` prints its port and the SHA-256 of its certificate. ``bare_loop.py sink SIZE HASHES PATH``
+prints "ready", waits for a line "CONNECTIONS PORT CERTIFICATE", fetches every CONNECTIONS-th MiB on each connection, checks
+it against HASHES, a file with the BLAKE3 of each, writes it in its place, and reports. With ``plain`` instead of ``tls``
+nothing is encrypted, and the certificate is "-".
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ends import finish, wait_for_go
 
 CHUNK = 1024 * 1024
 REQUEST = struct.Struct("<II")  # the first chunk, and how many further on the next one is
+PLAIN = "-"
 
 
 def certificate() -> tuple[ssl.SSLContext, str]:
@@ -61,15 +63,15 @@ def certificate() -> tuple[ssl.SSLContext, str]:
     return context, made.fingerprint(hashes.SHA256()).hex()
 
 
-def source(file: Path) -> None:
+def source(file: Path, *, encrypted: bool) -> None:
     """Send what is asked for, until ended."""
-    context, fingerprint = certificate()
+    context, fingerprint = certificate() if encrypted else (None, PLAIN)
     fd = os.open(file, os.O_RDONLY)
     size = os.fstat(fd).st_size
 
     def serve(plain: socket.socket) -> None:
         buffer = memoryview(bytearray(CHUNK))
-        with context.wrap_socket(plain, server_side=True) as connection:
+        with context.wrap_socket(plain, server_side=True) if context else plain as connection:
             first, step = REQUEST.unpack(connection.recv(REQUEST.size))
             for offset in range(first * CHUNK, size, step * CHUNK):
                 count = os.preadv(fd, [buffer], offset)
@@ -95,15 +97,19 @@ def sink(size: int, table: Path, path: Path) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     os.posix_fallocate(fd, 0, size)
 
+    def connect() -> socket.socket:
+        plain = socket.create_connection(("127.0.0.1", int(port)))
+        if fingerprint == PLAIN:
+            return plain
+        connection = context.wrap_socket(plain)
+        shown = connection.getpeercert(binary_form=True) or b""
+        if hashlib.sha256(shown).hexdigest() != fingerprint:
+            raise RuntimeError("another certificate")
+        return connection
+
     def fetch(first: int) -> None:
         buffer = memoryview(bytearray(CHUNK))
-        with (
-            socket.create_connection(("127.0.0.1", int(port))) as plain,
-            context.wrap_socket(plain) as connection,
-        ):
-            shown = connection.getpeercert(binary_form=True) or b""
-            if hashlib.sha256(shown).hexdigest() != fingerprint:
-                raise RuntimeError("another certificate")
+        with connect() as connection:
             connection.sendall(REQUEST.pack(first, int(connections)))
             for offset in range(first * CHUNK, size, int(connections) * CHUNK):
                 wanted = min(CHUNK, size - offset)
@@ -126,6 +132,6 @@ def sink(size: int, table: Path, path: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "source":
-        source(Path(sys.argv[2]))
+        source(Path(sys.argv[2]), encrypted=sys.argv[3] == "tls")
     else:
         sink(int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))

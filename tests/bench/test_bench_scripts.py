@@ -86,10 +86,11 @@ def test_throughput_has_both_ends_of_every_row_that_can_be_measured_here(tmp_pat
         "iroh",
         "curl-blake3",
         "bare-loop",
+        "bare-loop-plain",
         "bare-libp2p-stream",
         "bare-libp2p-stream-disk",
     }
-    assert {"peatnet-lane", "peatnet-stream", "bare-loop", "bare-libp2p-stream"} <= set(names)
+    assert {"peatnet-lane", "peatnet-stream", "bare-loop", "bare-loop-plain"} <= set(names)
     for row in found["rows"]:
         for end in ("source", "sink"):
             assert row[f"{end}_cpu_s"] >= 0
