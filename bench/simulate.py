@@ -28,6 +28,8 @@ from common import RESULTS, Bench, Sample, parse_size, plot, print_table, summar
 from machine import Bystanders, describe_machine, revision
 from virtual_fleet import Fleet, Node
 
+from peatnet.transfer import DownloadSettings
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -35,6 +37,7 @@ KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 MBIT = 1e6 / 8
+MAX_SOURCES = DownloadSettings().max_sources
 PATIENCE = 8.0  # bounds, after which a fleet that is not done never will be
 
 # Of the large fleet. Links are those of its nodes, one class as frequent as another.
@@ -79,6 +82,8 @@ def fan_out(
 ) -> Sample:
     """One source and some sinks, all links alike, everybody connected to everybody.
 
+    Each sink downloads from the source and from as many of the others, any, as a node uses at once.
+
     Args:
         sinks: how many.
         seed: of the run.
@@ -89,11 +94,15 @@ def fan_out(
         source_dies: as soon as every chunk is out.
     """
     fleet = Fleet(-(-size // chunk), chunk, seed=seed)
+    rng = random.Random(seed)
     source = fleet.source("source", rate)
     everybody = [source]
     for number in range(sinks):
         own = rate / 10 if slow_sink and not number else rate
         node = fleet.downloader(f"sink{number}", own, own)
+        others = [f"sink{each}" for each in range(sinks) if each != number]
+        rng.shuffle(others)
+        node.sources = frozenset([source.name, *others[: MAX_SOURCES - 1]])
         for other in everybody:
             fleet.connect(other, node)
         everybody.append(node)
@@ -233,6 +242,7 @@ ROWS: dict[str, Callable[[Options, int], Sample]] = {
     "fanout-8-512KiB": lambda _, seed: fan_out(8, seed, chunk=512 * KIB),
     "fanout-8-1MiB": lambda _, seed: fan_out(8, seed, chunk=MIB),
     "fanout-16": lambda _, seed: fan_out(16, seed),
+    "fanout-16-512KiB": lambda _, seed: fan_out(16, seed, chunk=512 * KIB),
     "fanout-8-slow-sink": lambda _, seed: fan_out(8, seed, slow_sink=True),
     "fanout-8-source-dies": lambda _, seed: fan_out(8, seed, source_dies=True),
     "fleet": large,

@@ -68,6 +68,7 @@ class Node:
         sent: chunks it sent, those that were lost on the way included.
         done_at: when it had the whole blob.
         neighbors: those it is connected to.
+        sources: names of those of them that it downloads from; None for all.
     """
 
     __slots__ = (
@@ -85,6 +86,7 @@ class Node:
         "name",
         "neighbors",
         "sent",
+        "sources",
         "spread",
         "swarm",
         "up",
@@ -109,6 +111,7 @@ class Node:
         self.sent = 0
         self.done_at = math.inf
         self.neighbors: dict[str, Node] = {}
+        self.sources: frozenset[str] | None = None
         self.uploads = Uploads(None, None, now)
         self.spread = Spread()
         self.up_free = self.down_free = now
@@ -116,6 +119,10 @@ class Node:
         self.announced_at = -math.inf
         self.announce_at: float | None = None
         self.wake_at = math.inf
+
+    def uses(self, other: Node) -> bool:
+        """Whether it downloads from this neighbor."""
+        return self.sources is None or other.name in self.sources
 
     @property
     def duplicates(self) -> int:
@@ -248,6 +255,8 @@ class Fleet:
         )
 
     def _meet(self, node: Node, other: Node) -> None:
+        if not node.uses(other):
+            return
         other.spread.joined(BLOB, node.name)
         if node.swarm is None or node.complete:
             return
@@ -263,6 +272,8 @@ class Fleet:
             self._meet(node, other)
 
     def _part(self, node: Node, other: Node) -> None:
+        if not node.uses(other):
+            return
         other.spread.left(BLOB, node.name)
         if node.swarm is not None and not node.complete:
             self._tell(node, SourceLost(other.name))
@@ -342,7 +353,7 @@ class Fleet:
         gained = SourceGained(node.name, fresh)
         now = self.now
         for other in list(node.neighbors.values()):
-            if other.complete or other.swarm is None:
+            if other.complete or other.swarm is None or not other.uses(node):
                 continue
             if actions := other.swarm.handle(gained, now):  # without any, no deadline changed
                 self._act(other, actions)
