@@ -17,7 +17,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from peatnet.errors import PeerLost, RemoteProtocolError
-from peatnet.net.lanes.blocking_tls import BlockingTls
+from peatnet.net.lanes.receiving_tls import ReceivingTls
+from peatnet.net.lanes.sending_tls import SendingTls
 from peatnet.net.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, Fields, pack_prefix, unpack_map
 
 if TYPE_CHECKING:
@@ -56,7 +57,12 @@ class LaneSocket:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-            self._tls = BlockingTls(sock, context, server=server)
+            self._tls: ReceivingTls | SendingTls
+            if server:  # who is connected to is who sends chunks
+                self._tls = tls = SendingTls(sock, context)
+                sock = tls.sock
+            else:
+                self._tls = ReceivingTls(sock, context)
         except (OSError, ValueError) as exc:
             sock.close()
             raise PeerLost(f"the lane broke: {exc}") from exc
@@ -85,8 +91,9 @@ class LaneSocket:
         """End the connection: whatever the thread does with it raises PeerLost. Safe at any time."""
         with self._lock:
             if not self._closed:
+                # An SSLSocket's own would leave the thread a socket without TLS.
                 with contextlib.suppress(OSError):  # the other end was faster
-                    self._sock.shutdown(socket.SHUT_RDWR)
+                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Give all up; the thread must be done. Safe to call more than once."""

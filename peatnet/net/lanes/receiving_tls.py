@@ -1,4 +1,4 @@
-"""TLS over a blocking socket, with the ciphertext of many records moved by one system call.
+"""TLS over a blocking socket, for the end that receives chunks: the ciphertext of many records comes by one system call.
 
 The ssl module's own socket asks the kernel for each record by itself, twice: for its five-byte head, then for its at most
 16 KiB. Here TLS works on two buffers in memory, and the socket is read and written in pieces of many records. What
@@ -27,8 +27,6 @@ LOOK_AT_CLOCK = 2.0
 _LOOK_AT_CLOCK_MS = int(1000 * LOOK_AT_CLOCK)
 # The same for the kernel, socket(7): a struct timeval, native longs of seconds and microseconds.
 _LOOK_AT_CLOCK_TIMEVAL = struct.pack("@ll", int(LOOK_AT_CLOCK), 0)
-# Encrypted and sent at once. TLS and the kernel both copy it; more of it would leave the core's own cache.
-SEND_PIECE = 64 * 1024
 # Received at once: at first, and as soon as more than that is wanted in one go, as by an end that gets chunks.
 LITTLE = 16 * 1024
 MUCH = 256 * 1024
@@ -39,19 +37,18 @@ WAKE_FOR = 496 * 1024
 UNFINISHED = 20 * 1024
 
 
-class BlockingTls:
-    """One end of a TLS connection. For one thread; another one may shut the socket down.
+class ReceivingTls:
+    """The client's end of a TLS connection. For one thread; another one may shut the socket down.
 
     Args:
         sock: connected; stays the caller's, who closes it.
         context: for TLS.
-        server: whether we are the one that was connected to.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server: bool) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
+        self._tls = context.wrap_bio(self._incoming, self._outgoing)
         self._raw = memoryview(bytearray(LITTLE))
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -172,7 +169,7 @@ class BlockingTls:
         return True
 
     def send(self, data: Buffer, deadline: float) -> None:
-        """Send all of it.
+        """Send all of it, at once: an end that receives sends requests.
 
         Args:
             data: what is sent.
@@ -181,13 +178,11 @@ class BlockingTls:
         Raises:
             PeerLost: the connection broke, or the deadline has passed.
         """
-        view = memoryview(data)
-        for start in range(0, view.nbytes, SEND_PIECE):
-            try:
-                self._tls.write(view[start : start + SEND_PIECE])
-            except (OSError, ValueError) as exc:
-                raise PeerLost(f"the lane broke: {exc}") from exc
-            self._flush(deadline)
+        try:
+            self._tls.write(data)
+        except (OSError, ValueError) as exc:
+            raise PeerLost(f"the lane broke: {exc}") from exc
+        self._flush(deadline)
 
     def _flush(self, deadline: float) -> None:
         """Send what TLS has made."""

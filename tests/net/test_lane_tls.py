@@ -1,9 +1,10 @@
-"""TLS between buffers over a blocking socket: whole, in time, and never waiting for what is here already."""
+"""Both ends of a lane's TLS: whole, in time, and never waiting for what is here already."""
 
 from __future__ import annotations
 
 import hashlib
 import socket
+import struct
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from peatnet.errors import PeerLost
-from peatnet.net.lanes import blocking_tls
-from peatnet.net.lanes.blocking_tls import LITTLE, MUCH, SEND_PIECE, WAKE_FOR, BlockingTls
+from peatnet.net.lanes import receiving_tls
+from peatnet.net.lanes.receiving_tls import LITTLE, MUCH, WAKE_FOR, ReceivingTls
+from peatnet.net.lanes.sending_tls import SEND_PIECE, SendingTls
+from peatnet.net.lanes.sockets import LaneSocket
 from peatnet.net.lanes.tls import client_context, new_identity
 
 if TYPE_CHECKING:
@@ -28,8 +31,8 @@ IDENTITY = new_identity()
 class Ends:
     """Both ends of a connection, and a thread for one of them."""
 
-    server: BlockingTls
-    client: BlockingTls
+    server: SendingTls
+    client: ReceivingTls
     server_sock: socket.socket
     client_sock: socket.socket
     pool: ThreadPoolExecutor
@@ -47,11 +50,12 @@ def plain_ends() -> Iterator[Ends]:
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         client_sock = socket.create_connection(listener.getsockname())
         server_sock, _ = listener.accept()
-        with client_sock, server_sock:
+        server = SendingTls(server_sock, IDENTITY.context)
+        with client_sock, server.sock:
             yield Ends(
-                BlockingTls(server_sock, IDENTITY.context, server=True),
-                BlockingTls(client_sock, client_context(), server=False),
-                server_sock,
+                server,
+                ReceivingTls(client_sock, client_context()),
+                server.sock,
                 client_sock,
                 pool,
             )
@@ -66,13 +70,27 @@ def ends() -> Iterator[Ends]:
         yield made
 
 
-def received(end: BlockingTls, count: int, deadline: float | None = None) -> bytes:
+def received(end: ReceivingTls | SendingTls, count: int, deadline: float | None = None) -> bytes:
     buffer = bytearray(count)
     end.fill(memoryview(buffer), soon() if deadline is None else deadline)
     return bytes(buffer)
 
 
-LENGTHS = [1, LITTLE, LITTLE + 1, SEND_PIECE, WAKE_FOR + 1, MUCH - 1, 1024 * 1024 + 7]
+def sent_raw(sock: socket.socket, data: bytes) -> None:
+    """Send these bytes as they are, whatever TLS has in mind."""
+    assert socket.socket.send(sock, data) == len(data)
+
+
+LENGTHS = [
+    1,
+    LITTLE,
+    LITTLE + 1,
+    SEND_PIECE,
+    SEND_PIECE + 1,
+    WAKE_FOR + 1,
+    MUCH - 1,
+    1024 * 1024 + 7,
+]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -119,13 +137,13 @@ def test_the_socket_is_readable_with_the_first_byte_again_after_a_long_payload()
 
 @pytest.fixture
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocking_tls, "LOOK_AT_CLOCK", 0.05)
+    monkeypatch.setattr(receiving_tls, "LOOK_AT_CLOCK", 0.05)
 
 
 @pytest.mark.usefixtures("_looks_often")
 def test_half_a_record_is_not_pending() -> None:
     with ends() as both:
-        both.server_sock.sendall(b"\x17\x03\x03\x00\x80" + bytes(20))  # of 128 bytes
+        sent_raw(both.server_sock, b"\x17\x03\x03\x00\x80" + bytes(20))  # of 128 bytes
         with pytest.raises(PeerLost, match="too slowly"):
             received(both.client, 1, time.monotonic() + 0.1)
         assert not both.client.pending()
@@ -154,7 +172,7 @@ def test_who_shakes_no_hands_is_given_up() -> None:
     with plain_ends() as both:
         with pytest.raises(PeerLost, match="takes too long"):
             both.server.shake_hands(0.1)
-        both.server_sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        sent_raw(both.server_sock, b"HTTP/1.1 400 Bad Request\r\n\r\n")
         with pytest.raises(PeerLost, match="no TLS"):
             both.client.shake_hands(PATIENCE)
 
@@ -168,7 +186,47 @@ def test_the_end_is_no_data() -> None:
 
 
 def test_changed_ciphertext_is_no_data() -> None:
+    garbage = b"\x17\x03\x03\x00\x40" + bytes(64)
     with ends() as both:
-        both.server_sock.sendall(b"\x17\x03\x03\x00\x40" + bytes(64))
+        sent_raw(both.server_sock, garbage)
         with pytest.raises(PeerLost, match="broke"):
             received(both.client, 1)
+        sent_raw(both.client_sock, garbage)
+        with pytest.raises(PeerLost, match="broke"):
+            received(both.server, 1)
+
+
+def test_who_sends_requests_in_drips_is_given_up() -> None:
+    with ends() as both:
+        for byte in b"drip":
+            both.client.send(bytes([byte]), soon())
+        with pytest.raises(PeerLost, match="sends too slowly"):
+            received(both.server, 5, time.monotonic() + 0.1)
+
+
+def test_who_is_shut_while_it_sends_stops() -> None:
+    with ends() as both:
+        sending = both.sends(bytes(64 * MUCH))
+        assert received(both.client, MUCH) == bytes(MUCH)
+        socket.socket.shutdown(both.server_sock, socket.SHUT_RDWR)
+        with pytest.raises(PeerLost, match="broke"):
+            sending.result(PATIENCE)
+
+
+def shake_hands(lane: LaneSocket) -> None:
+    try:
+        lane.shake_hands(PATIENCE)
+    finally:
+        lane.close()
+
+
+def test_one_that_is_gone_already_is_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()  # with a reset
+            with pytest.raises(PeerLost):  # now or then, as the kernel has it
+                shake_hands(LaneSocket(server, IDENTITY.context, server=True))
+            assert server.fileno() == -1
