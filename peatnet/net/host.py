@@ -33,6 +33,7 @@ from peatnet.log import get_logger
 from peatnet.net.addresses import check_can_listen, to_announce
 from peatnet.net.connections import Connections, connection_config, resource_manager
 from peatnet.net.frames import FrameStream
+from peatnet.net.identity_keys import refuse_other_keys
 from peatnet.net.negotiation import OneTripClient, OneTripServer
 from peatnet.net.noise import NoiseTransport
 from peatnet.net.quick_lock import spare_turns
@@ -326,6 +327,7 @@ async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncI
     for text in listen:
         check_can_listen(text)
     silence_libraries()
+    refuse_other_keys()
     key_pair = create_new_key_pair(seed)
     noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
     libp2p_host = new_host(
