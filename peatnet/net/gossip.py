@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.stream.exceptions import StreamReset
 from libp2p.peer.id import ID
-from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.validators import signature_validator
 from libp2p.tools.anyio_service import background_trio_service
 
 from peatnet.errors import PeatnetError, RemoteProtocolError
 from peatnet.log import get_logger
+from peatnet.net.gossip_control import GuardedRouter
 from peatnet.net.node_status import MAX_STATUS, NodeStatus
 from peatnet.net.presence import MAX_PRESENCE, Presence
 from peatnet.net.quick_lock import spare_turns
@@ -101,14 +102,38 @@ class _Allowances:
         return allowance.take(trio.current_time())
 
 
+class _Talk:
+    """All that each peer says: messages, repetitions of them, and what it asks for."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._allowances = _Allowances(FLOOD_RATE, FLOOD_BURST)
+
+    def admits(self, peer_id: ID) -> bool:
+        """Count one thing more; False where there are too many, which is an offence.
+
+        Raises:
+            StreamReset: the peer is banned, and nothing more of what it has sent is looked at.
+        """
+        name = str(peer_id)
+        if self._allowances.take(name):
+            return True
+        self._host.offend(name, Offence.FLOOD, "far more gossip than allowed")
+        if self._host.is_banned(name):
+            raise StreamReset(f"{name} is banned")
+        return False
+
+
 class _GuardedPubsub(Pubsub):
     """Pubsub in which a stranger's garbage ends a stream, not the node."""
 
-    def __init__(self, host: Host, router: GossipSub, counter: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, host: Host, talk: _Talk, router: GuardedRouter, counter: int, nursery: trio.Nursery
+    ) -> None:
         self._peatnet_host = host
+        self._talk = talk
         self.nursery = nursery
         self._news = _Allowances(NEWS_RATE, NEWS_BURST)
-        self._all = _Allowances(FLOOD_RATE, FLOOD_BURST)
         self.judges: dict[str, Judge] = {}
         super().__init__(
             host.libp2p,
@@ -191,10 +216,12 @@ class _GuardedPubsub(Pubsub):
     def _is_subscribed_to_msg(self, msg: rpc_pb2.Message) -> bool:
         # Asked about each message before it gets a task of its own; py-libp2p's manager of those takes longer for it than
         # all else takes about a repetition, as most messages are. So the others get one here.
-        peer_id, host = _reads_from.get(), self._peatnet_host
-        if not self._all.take(str(peer_id)):
-            host.offend(str(peer_id), Offence.FLOOD, "far more gossip than allowed")
-        elif super()._is_subscribed_to_msg(msg) and not self._is_msg_seen(msg):
+        peer_id = _reads_from.get()
+        if (
+            self._talk.admits(peer_id)
+            and super()._is_subscribed_to_msg(msg)
+            and not self._is_msg_seen(msg)
+        ):
             self.nursery.start_soon(self.push_msg, peer_id, msg)
         return False
 
@@ -315,7 +342,10 @@ async def open_gossip(
         counter: where our sequence numbers begin at the least.
     """
     spare_sender_records()
-    router = GossipSub(
+    talk = _Talk(host)
+    router = GuardedRouter(
+        LARGEST,
+        talk.admits,
         # Not 1.2: its IDONTWANT, an RPC to each mesh neighbor for each message, costs more than the small messages
         # that it saves.
         ["/meshsub/1.1.0"],  # type: ignore[list-item]  # TProtocol is a NewType of str
@@ -330,7 +360,7 @@ async def open_gossip(
         # Around pubsub, and ended when that has ended, which takes a while.
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        pubsub = _GuardedPubsub(host, router, counter, nursery)
+        pubsub = _GuardedPubsub(host, talk, router, counter, nursery)
         gossip = Gossip(host, pubsub, judge_record, take_presence, take_status)
         pubsub.judges = {
             RECORDS_TOPIC: gossip.judge_record_message,

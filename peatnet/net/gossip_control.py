@@ -1,0 +1,105 @@
+"""What gossipsub's peers ask of each other beside the messages, held within bounds.
+
+py-libp2p 0.8.1 does all that one RPC asks for in one go, without a turn for anybody else, and for ever remembers each topic
+that somebody has named. So 500 KB of grafts cost seconds, of prunes tens of megabytes for good, and of wishes for one
+message again and again gigabytes at once; a prune that names other peers makes the node dial them. Here an RPC is cut
+down to what an honest one may ask for, which is little: each of our topics once, and some messages.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from libp2p.peer.id import ID
+
+# Of each kind, what is looked at in one RPC; an honest one has no more than a message's neighbors.
+MAX_ENTRIES = 1024
+# Message ids in one RPC, offered or wished for, and the longest: author and number have 46 bytes.
+MAX_IDS = 2048
+MAX_ID = 64
+# Messages that are sent for one RPC's wishes, in bytes of all.
+MAX_ANSWER = 256 * 1024
+# For how long a peer may keep itself out of our mesh, in seconds.
+MAX_BACK_OFF = 3600
+
+
+class GuardedRouter(GossipSub):
+    """GossipSub that does what is asked of it within bounds.
+
+    Args:
+        topics: ours; nothing is done about others.
+        admits: whether there is to be one more RPC of this peer's that asks for something.
+        settings: as GossipSub's.
+    """
+
+    def __init__(
+        self, topics: Iterable[str], admits: Callable[[ID], bool], *settings: Any, **more: Any
+    ) -> None:
+        self._topics = frozenset(topics)
+        self._admits = admits
+        super().__init__(*settings, **more)
+
+    async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
+        """As in py-libp2p, with what is left of the RPC."""
+        if self._admits(sender_peer_id):
+            left = rpc_pb2.RPC(control=self._bounded(rpc.control))
+            await super().handle_rpc(left, sender_peer_id)
+
+    def remove_peer(self, peer_id: ID) -> None:
+        """As in py-libp2p, which remembers for ever who was kept out of the mesh."""
+        super().remove_peer(peer_id)
+        for peers in self.back_off.values():
+            peers.pop(peer_id, None)
+
+    def _bounded(self, control: rpc_pb2.ControlMessage) -> rpc_pb2.ControlMessage:
+        """Each thing once. Without hints of other peers, and without what gossipsub 1.1 has not."""
+        bounded = rpc_pb2.ControlMessage()
+        for topic in {each.topicID for each in islice(control.graft, MAX_ENTRIES)} & self._topics:
+            bounded.graft.add(topicID=topic)
+        back_offs: dict[str, int] = {}
+        for prune in islice(control.prune, MAX_ENTRIES):
+            if prune.topicID in self._topics:
+                back_offs[prune.topicID] = min(prune.backoff, MAX_BACK_OFF)
+        for topic, back_off in back_offs.items():
+            bounded.prune.add(topicID=topic, backoff=back_off)
+        offered = _ids(control.ihave)
+        by_topic: dict[str, list[bytes]] = {}
+        for message_id, topic in offered.items():
+            if topic in self._topics:
+                by_topic.setdefault(topic, []).append(message_id)
+        for topic, message_ids in by_topic.items():
+            bounded.ihave.add(topicID=topic, messageIDs=message_ids)
+        if wished := self._affordable(_ids(control.iwant)):
+            bounded.iwant.add(messageIDs=wished)
+        return bounded
+
+    def _affordable(self, message_ids: Iterable[bytes]) -> list[bytes]:
+        """Those that we have, as many as may be sent at once."""
+        affordable: list[bytes] = []
+        left = MAX_ANSWER
+        for message_id in message_ids:
+            message = self.mcache.get(message_id)
+            if message is not None:
+                left -= message.ByteSize()
+                if left < 0:
+                    break
+                affordable.append(message_id)
+        return affordable
+
+
+def _ids(entries: Iterable[Any]) -> dict[bytes, str]:
+    """The message ids of some entries, each once, with the topic that an entry gives, if any."""
+    found: dict[bytes, str] = {}
+    for entry in islice(entries, MAX_ENTRIES):
+        topic = getattr(entry, "topicID", "")
+        for message_id in islice(entry.messageIDs, MAX_IDS - len(found)):
+            if len(message_id) <= MAX_ID:
+                found[message_id] = topic
+    return found
