@@ -34,7 +34,7 @@ from peatnet.net.addresses import check_can_listen, to_announce
 from peatnet.net.connections import Connections, connection_config, resource_manager
 from peatnet.net.frames import FrameStream
 from peatnet.net.identity_keys import refuse_other_keys
-from peatnet.net.negotiation import OneTripClient, OneTripServer
+from peatnet.net.negotiation import OneTripClient, OneTripServer, bound_messages
 from peatnet.net.noise import NoiseTransport
 from peatnet.net.quick_lock import spare_turns
 from peatnet.net.quiet import silence_libraries
@@ -328,6 +328,7 @@ async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncI
         check_can_listen(text)
     silence_libraries()
     refuse_other_keys()
+    bound_messages()
     key_pair = create_new_key_pair(seed)
     noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
     libp2p_host = new_host(

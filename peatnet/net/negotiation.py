@@ -4,13 +4,18 @@ multistream-select (https://github.com/multiformats/multistream-select) has both
 and then the dialer which protocol it wants. py-libp2p waits for the answer to the first before it says the second; here
 both leave at once, as with go-libp2p, and both answers are read then. Nothing else is sent ahead: who does not
 speak the protocol would take it for another wish.
+
+py-libp2p reads messages of any length, and a stranger's before he is anybody: whatever came until the time was up would lie in
+memory. Here they are short, for all negotiations: of streams, of the muxer, of Noise.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from libp2p.exceptions import ParseError
 from libp2p.io.exceptions import IOException
+from libp2p.protocol_muxer import multiselect_communicator
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import (
@@ -21,13 +26,30 @@ from libp2p.protocol_muxer.multiselect_client import (
 )
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.utils import encode_delim
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from libp2p.abc import IMultiselectCommunicator
     from libp2p.custom_types import StreamHandlerFn, TProtocol
+    from libp2p.io.abc import Reader
     from libp2p.network.stream.net_stream import NetStream
+
+# A protocol's name; or all that one speaks, which we never ask for.
+MAX_MESSAGE = 1024
+
+
+def bound_messages() -> None:
+    """From now on, for all negotiations of this process. Said again, it changes nothing."""
+    multiselect_communicator.read_delim = _read_message
+
+
+async def _read_message(stream: Reader) -> bytes:
+    message = await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE)
+    if message[-1:] != b"\n":
+        raise ParseError("a message of multistream-select that does not end its line")
+    return message[:-1]
 
 
 class OneTripClient(MultiselectClient):
