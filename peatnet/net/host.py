@@ -21,6 +21,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.network.exceptions import RateLimitError
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
@@ -282,6 +283,10 @@ class _Opening:
                 await self.stream.reset()
 
 
+def _ask_nothing(_peer_id: ID, *, reason: str) -> None:  # noqa: ARG001  # py-libp2p gives it
+    return None
+
+
 def _peer_of(stream: INetStream) -> str:
     return str(stream.muxed_conn.peer_id)
 
@@ -343,6 +348,9 @@ async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncI
     basic: Any = libp2p_host  # a BasicHost
     basic.multiselect_client = OneTripClient()
     basic.multiselect = OneTripServer(basic.multiselect.handlers)
+    # It would ask each peer what it is, and remember for ever what each has said, up to a megabyte. We answer, but do not ask.
+    basic._schedule_identify = _ask_nothing  # noqa: SLF001  # the one door
+    basic.remove_stream_handler(ID_PUSH)
     host = Host(libp2p_host, str(ID.from_pubkey(key_pair.public_key)))
     async with libp2p_host.run(listen_addrs=[Multiaddr(text) for text in listen]):
         if len(host.listening) < len(listen):

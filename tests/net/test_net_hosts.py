@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 from libp2p.custom_types import TProtocol
+from libp2p.identity.identify_push.identify_push import push_identify_to_peer
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import TYPE_DATA, YAMUX_HEADER_FORMAT
 from net_tools import LOOPBACK, PATIENCE, host, offences_of, two_hosts, until
@@ -221,7 +222,7 @@ async def test_streams_do_not_leak() -> None:
         first.handle(ECHO, echo)
         await asks(second, first)
         here, there = muxer_to(second, first), muxer_to(first, second)
-        await until(lambda: not here.streams and not there.streams, "identify to be over")
+        await until(lambda: not here.streams and not there.streams)
         for _ in range(20):
             await asks(second, first)
         with trio.CancelScope() as scope:
@@ -251,7 +252,7 @@ async def test_too_many_streams_of_one_peer_are_turned_away() -> None:
 
         with pytest.raises(PeerLost):
             await hold_many()
-        assert len(held) >= muxer.MAX_INBOUND_STREAMS - 4  # identify may hold some
+        assert len(held) == muxer.MAX_INBOUND_STREAMS
         assert len(muxer_to(first, second).streams) <= muxer.MAX_INBOUND_STREAMS
         for frames in held:
             await frames.reset()
@@ -344,6 +345,17 @@ async def test_one_of_the_two_ends_pings_for_both(monkeypatch: pytest.MonkeyPatc
         assert (
             one._ping_id <= before[0] + 1
         )  # on a machine that stands still both find the other silent
+
+
+async def test_what_peers_say_of_themselves_by_identify_is_not_remembered() -> None:
+    async with two_hosts() as (first, second):
+        first.handle(ECHO, echo)
+        assert not await push_identify_to_peer(second.libp2p, ID.from_base58(first.peer_id))
+        await asks(second, first)
+        for one, other in ((first, second), (second, first)):
+            basic: Any = one.libp2p
+            assert not basic._identify_tasks
+            assert not basic.get_peerstore().has_peer(ID.from_base58(other.peer_id))
 
 
 # Bans
