@@ -61,6 +61,9 @@ PRESENCE_RATE = 1.0
 PRESENCE_BURST = 20.0
 STATUS_RATE = 2.0
 STATUS_BURST = 20.0
+# Subscriptions that one peer announces or takes back, on average a second, and the burst: three at each beginning.
+CHANGE_RATE = 1.0
+CHANGE_BURST = 60.0
 MAX_REMEMBERED = 4096
 # Time for a judgement, in which a record goes to disk.
 JUDGE_TIMEOUT = 5.0
@@ -134,6 +137,7 @@ class _GuardedPubsub(Pubsub):
         self._talk = talk
         self.nursery = nursery
         self._news = _Allowances(NEWS_RATE, NEWS_BURST)
+        self._changes = _Allowances(CHANGE_RATE, CHANGE_BURST)
         self.judges: dict[str, Judge] = {}
         super().__init__(
             host.libp2p,
@@ -224,6 +228,11 @@ class _GuardedPubsub(Pubsub):
         ):
             self.nursery.start_soon(self.push_msg, peer_id, msg)
         return False
+
+    def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
+        # Each that is new gets three tasks of py-libp2p's, for each of which all tasks are looked through.
+        if self._changes.take(str(origin_id)):
+            super().handle_subscription(origin_id, sub_message)
 
     async def handle_sending_messages(
         self, peer_id: ID, stream: INetStream, queue: RpcQueue

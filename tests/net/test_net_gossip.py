@@ -243,6 +243,23 @@ async def test_repetitions_count_as_talk(tmp_path: Path, monkeypatch: pytest.Mon
         assert {kind for kind, _ in offences} == {FLOOD}
 
 
+async def test_who_comes_and_goes_all_the_time_is_not_followed(tmp_path: Path) -> None:
+    """Each coming would get three tasks, and each task a look at all others: seconds, for one RPC."""
+    async with meshed(tmp_path) as (first, second, one, two):
+        pubsub, peer = pubsub_of(two), ID.from_base58(first.peer_id)
+        packed = rpc_pb2.RPC()
+        for number in range(3000):
+            packed.subscriptions.add(subscribe=bool(number % 2), topicid=RECORDS_TOPIC)
+        before = pubsub.manager.stats.tasks.total_count
+        stream = await one._host.libp2p.new_stream(
+            ID.from_base58(second.peer_id), [TProtocol("/meshsub/1.1.0")]
+        )
+        await stream.write(encode_varint_prefixed(packed.SerializeToString()))
+        await until(lambda: pubsub._changes._each[first.peer_id]._tokens < 1)
+        assert pubsub.manager.stats.tasks.total_count - before <= 2 * gossip.CHANGE_BURST
+        assert peer in pubsub.peers
+
+
 async def test_one_who_talks_of_itself_all_the_time_is_not_listened_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
