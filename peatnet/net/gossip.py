@@ -234,6 +234,13 @@ class _GuardedPubsub(Pubsub):
         if self._changes.take(str(origin_id)):
             super().handle_subscription(origin_id, sub_message)
 
+    def _handle_dead_peer(self, peer_id: ID) -> None:
+        if peer_id not in self.peers:
+            # We could not write to it. It may have put itself into our mesh all the same, where nobody would look for it:
+            # some such peers, and we would tell our news to nobody else.
+            self.router.remove_peer(peer_id)
+        super()._handle_dead_peer(peer_id)
+
     async def handle_sending_messages(
         self, peer_id: ID, stream: INetStream, queue: RpcQueue
     ) -> None:

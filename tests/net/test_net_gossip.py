@@ -15,7 +15,7 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_varint_prefixed
-from net_tools import PATIENCE, network, offences_of, place, two_networks, until, withdrawal
+from net_tools import PATIENCE, host, network, offences_of, place, two_networks, until, withdrawal
 
 from peatnet.blobs import Hash
 from peatnet.net import gossip
@@ -258,6 +258,26 @@ async def test_who_comes_and_goes_all_the_time_is_not_followed(tmp_path: Path) -
         await until(lambda: pubsub._changes._each[first.peer_id]._tokens < 1)
         assert pubsub.manager.stats.tasks.total_count - before <= 2 * gossip.CHANGE_BURST
         assert peer in pubsub.peers
+
+
+async def test_who_is_gone_is_in_no_mesh(tmp_path: Path) -> None:
+    """Also one that lets nobody write to it, and is no peer of pubsub's."""
+    first = place(tmp_path / "first")
+    async with network(first) as one, host() as stranger:
+        peer = ID.from_base58(stranger.peer_id)
+        await stranger.connect(first.peer_id, one._host.listening)
+        graft = rpc_pb2.RPC(
+            control=rpc_pb2.ControlMessage(graft=[rpc_pb2.ControlGraft(topicID=RECORDS_TOPIC)])
+        )
+        stream = await stranger.libp2p.new_stream(
+            ID.from_base58(first.peer_id), [TProtocol("/meshsub/1.1.0")]
+        )
+        await stream.write(encode_varint_prefixed(graft.SerializeToString()))
+        pubsub = pubsub_of(one)
+        await until(lambda: peer in pubsub.router.mesh[RECORDS_TOPIC])
+        assert peer not in pubsub.peers
+        await stranger.disconnect(first.peer_id)
+        await until(lambda: peer not in pubsub.router.mesh[RECORDS_TOPIC])
 
 
 async def test_one_who_talks_of_itself_all_the_time_is_not_listened_to(
