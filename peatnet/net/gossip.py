@@ -9,7 +9,6 @@ a forwarder who goes far beyond it, as no honest one does, offends. What gossip 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
@@ -30,8 +29,9 @@ from peatnet.net.node_status import MAX_STATUS, NodeStatus
 from peatnet.net.presence import MAX_PRESENCE, Presence
 from peatnet.net.quick_lock import spare_turns
 from peatnet.net.read_ahead import ReadAhead
+from peatnet.net.remembered import Allowances, Newest
 from peatnet.net.sender_records import spare_sender_records
-from peatnet.net.standing import Allowance, Offence
+from peatnet.net.standing import Offence
 from peatnet.records import MAX_ENVELOPE
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ STATUS_BURST = 20.0
 # Subscriptions that one peer announces or takes back, on average a second, and the burst: three at each beginning.
 CHANGE_RATE = 1.0
 CHANGE_BURST = 60.0
-MAX_REMEMBERED = 4096
 # Time for a judgement, in which a record goes to disk.
 JUDGE_TIMEOUT = 5.0
 # What a sequence number has, as gossipsub says.
@@ -89,28 +88,12 @@ TakePresence = Callable[[str, Presence], None]
 TakeStatus = Callable[[str, int, NodeStatus], None]
 
 
-class _Allowances:
-    """An allowance for each of many, the ones unused for longest forgotten first."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._each: OrderedDict[str, Allowance] = OrderedDict()
-
-    def take(self, name: str) -> bool:
-        allowance = self._each.setdefault(name, Allowance(self._rate, self._burst))
-        self._each.move_to_end(name)
-        if len(self._each) > MAX_REMEMBERED:
-            self._each.popitem(last=False)
-        return allowance.take(trio.current_time())
-
-
 class _Talk:
     """All that each peer says: messages, repetitions of them, and what it asks for."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._allowances = _Allowances(FLOOD_RATE, FLOOD_BURST)
+        self._allowances = Allowances(FLOOD_RATE, FLOOD_BURST)
 
     def admits(self, peer_id: ID) -> bool:
         """Count one thing more; False where there are too many, which is an offence.
@@ -136,8 +119,8 @@ class _GuardedPubsub(Pubsub):
         self._peatnet_host = host
         self._talk = talk
         self.nursery = nursery
-        self._news = _Allowances(NEWS_RATE, NEWS_BURST)
-        self._changes = _Allowances(CHANGE_RATE, CHANGE_BURST)
+        self._news = Allowances(NEWS_RATE, NEWS_BURST)
+        self._changes = Allowances(CHANGE_RATE, CHANGE_BURST)
         self.judges: dict[str, Judge] = {}
         super().__init__(
             host.libp2p,
@@ -200,6 +183,10 @@ class _GuardedPubsub(Pubsub):
             return False
         # Before anything is made of it.
         size, data_size = msg.ByteSize(), len(msg.data)
+        if len(msg.seqno) != SEQNO_BYTES:
+            reason = f"gossip with a number of {len(msg.seqno)} bytes"
+            host.offend(forwarder, Offence.MALFORMED, reason)
+            return False
         if data_size > LARGEST[msg.topicIDs[0]] or size - data_size > MAX_AROUND:
             reason = f"gossip of {size} bytes, {data_size} of them data"
             host.offend(forwarder, Offence.MALFORMED, reason)
@@ -287,8 +274,9 @@ class Gossip:
         self._judge_record = judge_record
         self._take_presence = take_presence
         self._take_status = take_status
-        self._authors = _Allowances(PRESENCE_RATE, PRESENCE_BURST)
-        self._status_authors = _Allowances(STATUS_RATE, STATUS_BURST)
+        self._newest = Newest()
+        self._authors = Allowances(PRESENCE_RATE, PRESENCE_BURST)
+        self._status_authors = Allowances(STATUS_RATE, STATUS_BURST)
 
     async def publish_record(self, envelope: bytes) -> None:
         """Announce a record to the mesh. That nobody hears it is no error: anti-entropy delivers."""
@@ -314,8 +302,9 @@ class Gossip:
         """Of a presence: True lets the message pass on."""
         peer_id = str(forwarder)
         # Strict signing has proved that this peer wrote it.
-        author = str(ID(message.from_id))
-        if not self._authors.take(author):
+        author, number = str(ID(message.from_id)), int.from_bytes(message.seqno)
+        # A replay must not use up what the author may say now.
+        if self._newest.is_replay(author, number) or not self._authors.take(author):
             return False
         try:
             presence = Presence.decode(message.data)
@@ -328,15 +317,15 @@ class Gossip:
     async def judge_status_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Of a node's status: True lets the message pass on."""
         peer_id = str(forwarder)
-        author = str(ID(message.from_id))
-        if not self._status_authors.take(author):
+        author, number = str(ID(message.from_id)), int.from_bytes(message.seqno)
+        if self._newest.is_replay(author, number) or not self._status_authors.take(author):
             return False
         try:
             status = NodeStatus.decode(message.data)
         except RemoteProtocolError as exc:
             self._host.offend(peer_id, Offence.MALFORMED, f"status: {exc.message}")
             return False
-        self._take_status(author, int.from_bytes(message.seqno[:SEQNO_BYTES]), status)
+        self._take_status(author, number, status)
         return True
 
 

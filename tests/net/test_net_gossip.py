@@ -21,6 +21,7 @@ from peatnet.blobs import Hash
 from peatnet.net import gossip
 from peatnet.net.gossip import PRESENCE_TOPIC, RECORDS_TOPIC
 from peatnet.net.presence import MAX_PRESENCE
+from peatnet.net.remembered import MAX_LATE
 from peatnet.net.standing import Offence
 from peatnet.records import MAX_ENVELOPE, KeyPair
 
@@ -156,6 +157,7 @@ BAD_ENVELOPES: dict[str, dict[str, Any]] = {
     "a key of garbage": {"from_id": b"\x12\x20" + bytes(32), "key": b"\xff\xff"},
     "an author of many bytes": {"from_id": bytes(200_000)},
     "a number of many bytes": {"seqno": bytes(100_000)},
+    "a number of a byte too many": {"seqno": bytes(9)},
     "a topic of another's beside ours": {"topicIDs": [RECORDS_TOPIC, "other"]},
     "our topic again and again": {"topicIDs": [RECORDS_TOPIC] * 1000},
 }
@@ -297,6 +299,34 @@ async def test_one_who_talks_of_itself_all_the_time_is_not_listened_to(
         await until(second.ledger.catalogue.records)
         assert len(heard) <= 6
         assert offences == []
+
+
+async def test_a_replay_costs_its_author_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "PRESENCE_RATE", 1e-9)
+    monkeypatch.setattr(gossip, "PRESENCE_BURST", 2.0)
+    async with network(place(tmp_path / "first")) as one:
+        judge = pubsub_of(one).judges[PRESENCE_TOPIC]
+        heard: list[bytes] = []
+        assert one._gossip is not None
+        one._gossip._take_presence = lambda _, presence: heard.append(presence.digest)
+
+        async def says(number: int) -> bool:
+            said = message(
+                STRANGER,
+                data=msgpack.packb(GOOD_PRESENCE | {"d": bytes([number // 100]) * 32}),
+                seqno=number.to_bytes(8),
+            )
+            verdict: bool = await judge(ID(said.from_id), said)
+            return verdict
+
+        assert await says(1000)
+        for number in range(30):
+            assert not await says(1000 - MAX_LATE - 1 - number)
+        assert await says(1000 - MAX_LATE)  # it may have come by a longer way
+        assert not await says(1100)  # its allowance is used up, as by nothing before
+        assert heard == [bytes([10]) * 32, bytes([9]) * 32]
 
 
 async def test_a_banned_peers_gossip_returns_when_the_ban_has_ended(tmp_path: Path) -> None:

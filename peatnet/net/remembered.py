@@ -1,0 +1,50 @@
+"""What is remembered of each of many peers; those unheard of for longest are forgotten first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import trio
+
+from peatnet.net.standing import Allowance
+
+MAX_REMEMBERED = 4096
+# By how many messages of an author's one may come too late. An older one is a replay.
+MAX_LATE = 64
+
+
+class Allowances:
+    """An allowance for each of many.
+
+    Args:
+        rate: tokens a second.
+        burst: the most tokens that one may have.
+    """
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._each: OrderedDict[str, Allowance] = OrderedDict()
+
+    def take(self, name: str) -> bool:
+        """Take one of its tokens; False where there is none."""
+        allowance = self._each.setdefault(name, Allowance(self._rate, self._burst))
+        self._each.move_to_end(name)
+        if len(self._each) > MAX_REMEMBERED:
+            self._each.popitem(last=False)
+        return allowance.take(trio.current_time())
+
+
+class Newest:
+    """The greatest sequence number of each of many authors, whose numbers only grow."""
+
+    def __init__(self) -> None:
+        self._each: OrderedDict[str, int] = OrderedDict()
+
+    def is_replay(self, author: str, number: int) -> bool:
+        """Note a number, and tell whether others have been heard that are much greater."""
+        newest = self._each[author] = max(number, self._each.get(author, 0))
+        self._each.move_to_end(author)
+        if len(self._each) > MAX_REMEMBERED:
+            self._each.popitem(last=False)
+        return number < newest - MAX_LATE
