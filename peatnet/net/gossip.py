@@ -47,6 +47,8 @@ STATUS_TOPIC = "/peatnet/status/1"
 
 # A whole RPC may carry several messages; gossipsub's control messages are small.
 MAX_RPC = 512 * 1024
+# Each holds so much while it comes. One is enough; who opens another has lost the first, and may not know it.
+MAX_STREAMS_PER_PEER = 4
 # Read of one stream at once, at the most.
 READ_SIZE = 64 * 1024
 # News a second from one forwarder, over all topics, and the burst it may have. A fleet of 100 nodes that
@@ -121,6 +123,7 @@ class _GuardedPubsub(Pubsub):
         self.nursery = nursery
         self._news = Allowances(NEWS_RATE, NEWS_BURST)
         self._changes = Allowances(CHANGE_RATE, CHANGE_BURST)
+        self._readers: dict[ID, list[trio.CancelScope]] = {}
         self.judges: dict[str, Judge] = {}
         super().__init__(
             host.libp2p,
@@ -235,6 +238,23 @@ class _GuardedPubsub(Pubsub):
         await super().handle_sending_messages(peer_id, stream, queue)
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
+        peer_id = stream.muxed_conn.peer_id
+        readers = self._readers.setdefault(peer_id, [])
+        with trio.CancelScope() as scope:
+            readers.append(scope)
+            if len(readers) > MAX_STREAMS_PER_PEER:
+                readers.pop(0).cancel()
+            try:
+                await self._read_stream(stream)
+            finally:
+                if scope in readers:
+                    readers.remove(scope)
+                    if not readers:
+                        del self._readers[peer_id]
+        if scope.cancelled_caught:
+            await stream.reset()
+
+    async def _read_stream(self, stream: INetStream) -> None:
         _reads_from.set(stream.muxed_conn.peer_id)
         try:
             ahead = _ReadAheadStream(stream)

@@ -12,6 +12,7 @@ import pytest
 import trio
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.stream.exceptions import StreamReset
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_varint_prefixed
@@ -260,6 +261,19 @@ async def test_who_comes_and_goes_all_the_time_is_not_followed(tmp_path: Path) -
         await until(lambda: pubsub._changes._each[first.peer_id]._tokens < 1)
         assert pubsub.manager.stats.tasks.total_count - before <= 2 * gossip.CHANGE_BURST
         assert peer in pubsub.peers
+
+
+async def test_of_many_gossip_streams_the_newest_are_read(tmp_path: Path) -> None:
+    async with meshed(tmp_path) as (first, second, one, two):
+        peer = ID.from_base58(second.peer_id)
+        streams = [
+            await one._host.libp2p.new_stream(peer, [TProtocol("/meshsub/1.1.0")])
+            for _ in range(gossip.MAX_STREAMS_PER_PEER + 1)  # and the one that gossip itself has
+        ]
+        with trio.fail_after(PATIENCE), pytest.raises(StreamReset):
+            await streams[0].read(1)
+        readers = pubsub_of(two)._readers
+        assert len(readers[ID.from_base58(first.peer_id)]) == gossip.MAX_STREAMS_PER_PEER
 
 
 async def test_who_is_gone_is_in_no_mesh(tmp_path: Path) -> None:
