@@ -31,7 +31,7 @@ from peatnet.net.quick_lock import spare_turns
 from peatnet.net.read_ahead import ReadAhead
 from peatnet.net.remembered import Allowances, Newest
 from peatnet.net.sender_records import spare_sender_records
-from peatnet.net.standing import Offence
+from peatnet.net.standing import Allowance, Offence
 from peatnet.records import MAX_ENVELOPE
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ NEWS_BURST = 500.0
 # All that one forwarder sends, repetitions included, as many as a mesh makes. Beyond this it floods.
 FLOOD_RATE = 1000.0
 FLOOD_BURST = 5000.0
+# What we pass on, from all forwarders together: half of that, or our neighbors would take us for the one who floods.
+PASS_RATE = FLOOD_RATE / 2
+PASS_BURST = FLOOD_BURST / 2
 # What one node may say of itself. It keeps to half of that.
 PRESENCE_RATE = 1.0
 PRESENCE_BURST = 20.0
@@ -123,6 +126,7 @@ class _GuardedPubsub(Pubsub):
         self.nursery = nursery
         self._news = Allowances(NEWS_RATE, NEWS_BURST)
         self._changes = Allowances(CHANGE_RATE, CHANGE_BURST)
+        self._passes = Allowance(PASS_RATE, PASS_BURST)
         self._readers: dict[ID, list[trio.CancelScope]] = {}
         self.judges: dict[str, Judge] = {}
         super().__init__(
@@ -156,7 +160,8 @@ class _GuardedPubsub(Pubsub):
         try:
             if ours or await self._judge(msg_forwarder, msg):
                 self._mark_msg_seen(msg)
-                await self.router.publish(msg_forwarder, msg)
+                if ours or self._passes.take(trio.current_time()):
+                    await self.router.publish(msg_forwarder, msg)
         except (
             BaseLibp2pError,
             OSError,

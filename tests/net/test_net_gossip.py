@@ -234,6 +234,28 @@ async def test_too_much_is_dropped_and_far_too_much_is_an_offence(
         assert second.ledger.catalogue.records() == []
 
 
+async def test_a_node_through_which_others_flood_does_not_pass_it_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "PASS_RATE", 1e-9)
+    monkeypatch.setattr(gossip, "PASS_BURST", 2.0)
+    async with meshed(tmp_path) as (first, second, one, two):
+        router, passed = pubsub_of(two).router, []
+        publish = router.publish
+
+        async def noting(forwarder: ID, found: rpc_pb2.Message) -> None:
+            passed.append(str(forwarder))
+            await publish(forwarder, found)
+
+        router.publish = noting
+        for number in range(5):
+            await one.announce(await first.publish(f"{number}@1"))
+        await until(lambda: len(second.ledger.catalogue) == 5)
+        await two.announce(await second.publish("own@1"))
+        await until(lambda: second.peer_id in passed)
+        assert passed.count(first.peer_id) <= 2
+
+
 async def test_repetitions_count_as_talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gossip, "FLOOD_RATE", 1e-9)
     monkeypatch.setattr(gossip, "FLOOD_BURST", 40.0)
