@@ -1,6 +1,6 @@
 """yamux with the guards that py-libp2p's lacks: writes that survive cancellation, bounds, and a pulse.
 
-py-libp2p 0.8.1's yamux leaves four doors open, and this module shuts them:
+py-libp2p 0.8.1's yamux leaves five doors open, and this module shuts them:
 
 - A task that is cancelled while it writes leaves half a frame on the wire, and the connection is lost to all
   its streams. Here a writer task of the connection's own puts every frame on the wire whole. Control frames
@@ -9,6 +9,7 @@ py-libp2p 0.8.1's yamux leaves four doors open, and this module shuts them:
   without end: here there are 64 at once.
 - The window of a stream that a peer opened grows to 16 MiB. Here it stays what it is at the start, since
   inbound streams carry requests and gossip; that of our own streams grows to half of that.
+- Of each stream that ends while somebody reads it an event is kept as long as the connection. Here it is not.
 - A peer that falls silent is never noticed. Here it is pinged, and cut off when nothing at all comes any more.
   Any byte counts as a sign of life, so a connection that is busy with a transfer is never in doubt.
 """
@@ -44,7 +45,7 @@ from peatnet.log import get_logger
 from peatnet.net.quick_lock import GiveWay, QuickLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
     from libp2p.custom_types import TProtocol
@@ -81,6 +82,22 @@ class _Frame:
     failed: bool = False
 
 
+class _Events(dict[int, trio.Event]):
+    """Those of streams that there are.
+
+    Whoever reads a stream, in py-libp2p, puts another event in the place of the one that woke it, and does not look whether
+    the stream has gone with that.
+    """
+
+    def __init__(self, streams: Mapping[int, object]) -> None:
+        super().__init__()
+        self._streams = streams
+
+    def __setitem__(self, stream_id: int, event: trio.Event) -> None:
+        if stream_id in self._streams:
+            super().__setitem__(stream_id, event)
+
+
 class Muxer(Yamux):
     """One guarded yamux connection.
 
@@ -101,6 +118,7 @@ class Muxer(Yamux):
         self._writable = True
         # Nothing is waited for under it.
         self.streams_lock = QuickLock()  # type: ignore[assignment]
+        self.stream_events = _Events(self.streams)
         self._listen_for_life(secured_conn)
 
     def _listen_for_life(self, secured_conn: Any) -> None:
@@ -114,6 +132,9 @@ class Muxer(Yamux):
 
         async def read_in_turn(n: int | None = None) -> bytes:
             await give_way.step()  # a message may carry thousands of frames
+            if not self._writable:
+                # What is decrypted already is not looked at, or each ping of it would have the connection live 10 ms more.
+                raise ConnectionClosedError("connection closed")
             data: bytes = await read(n)
             return data
 

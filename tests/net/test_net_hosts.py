@@ -11,7 +11,7 @@ import trio
 from libp2p.custom_types import TProtocol
 from libp2p.identity.identify_push.identify_push import push_identify_to_peer
 from libp2p.peer.id import ID
-from libp2p.stream_muxer.yamux.yamux import TYPE_DATA, YAMUX_HEADER_FORMAT
+from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_DATA, TYPE_PING, YAMUX_HEADER_FORMAT
 from net_tools import LOOPBACK, PATIENCE, host, offences_of, two_hosts, until
 
 from peatnet.errors import ListenError, PeerLost, RemoteProtocolError, StorageError, UsageError
@@ -237,6 +237,8 @@ async def test_streams_do_not_leak() -> None:
         async with there.streams_lock:
             there._sweep_stale_streams(trio.current_time() + 61)
         assert not there.streams
+        assert not here.stream_events
+        assert not there.stream_events
         assert here.stream_backlog_semaphore.value == here.stream_backlog_limit
 
 
@@ -304,6 +306,40 @@ async def test_a_peer_that_sends_beyond_its_window_is_cut_off() -> None:
         assert "window" in offences[0][1]
         assert sent < 16 * KIB * KIB
         await until(lambda: second.peer_id not in first.connected)
+
+
+async def test_streams_that_are_reset_at_once_leave_nothing_behind() -> None:
+    async with two_hosts() as (first, second):
+        reading = 0
+
+        async def read(frames: FrameStream) -> None:
+            nonlocal reading
+            reading += 1
+            await frames.receive()
+
+        first.handle(ECHO, read)
+        there = muxer_to(first, second)
+        for number in range(1, 21):
+            frames = await second.open_stream(first.peer_id, ECHO)
+            await until(lambda number=number: reading == number)  # type: ignore[misc]  # mypy cannot infer it
+            await frames.reset()
+        await until(lambda: not there.streams)
+        assert not there.stream_events
+
+
+async def test_of_what_came_before_a_cut_nothing_more_is_looked_at() -> None:
+    async with two_hosts() as (first, second):
+        there, hostile = muxer_to(first, second), muxer_to(second, first)
+        write: Any = there._write_frame
+
+        async def cut(data: bytes) -> None:
+            await there.abort()
+            await write(data)
+
+        there._write_frame = cut  # type: ignore[method-assign]  # upon the first answer
+        ping = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, 1)
+        hostile._put(ping * 5000)  # in one message of Noise's; to look at all takes 50 s
+        await until(lambda: there.is_closed)
 
 
 async def test_a_transfer_keeps_a_connection_alive(monkeypatch: pytest.MonkeyPatch) -> None:
