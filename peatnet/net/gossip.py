@@ -81,6 +81,9 @@ DEGREE, DEGREE_LOW, DEGREE_HIGH = 4, 3, 6
 # author, number and key are remembered.
 LARGEST = {RECORDS_TOPIC: MAX_ENVELOPE, PRESENCE_TOPIC: MAX_PRESENCE, STATUS_TOPIC: MAX_STATUS}
 MAX_AROUND = 1024
+# By how much an author's number may be smaller than the greatest we have heard of on a topic. Of records many come together, by several
+# ways; what a node says of itself comes in order.
+MAX_LATE_RECORD, MAX_LATE = 1024, 64
 
 log = get_logger(__name__)
 
@@ -125,6 +128,7 @@ class _GuardedPubsub(Pubsub):
         self._talk = talk
         self.nursery = nursery
         self._news = Allowances(NEWS_RATE, NEWS_BURST)
+        self._newest = Newest()
         self._changes = Allowances(CHANGE_RATE, CHANGE_BURST)
         self._passes = Allowance(PASS_RATE, PASS_BURST)
         self._readers: dict[ID, list[trio.CancelScope]] = {}
@@ -186,17 +190,7 @@ class _GuardedPubsub(Pubsub):
     def _admit(self, forwarder: str, msg: rpc_pb2.Message) -> bool:
         """What is known without a judgement; and what depends on the forwarder, as the verdict, kept for all, must not."""
         host = self._peatnet_host
-        if len(msg.topicIDs) != 1:
-            host.offend(forwarder, Offence.MALFORMED, f"gossip on {len(msg.topicIDs)} topics")
-            return False
-        # Before anything is made of it.
-        size, data_size = msg.ByteSize(), len(msg.data)
-        if len(msg.seqno) != SEQNO_BYTES:
-            reason = f"gossip with a number of {len(msg.seqno)} bytes"
-            host.offend(forwarder, Offence.MALFORMED, reason)
-            return False
-        if data_size > LARGEST[msg.topicIDs[0]] or size - data_size > MAX_AROUND:
-            reason = f"gossip of {size} bytes, {data_size} of them data"
+        if reason := _malformed(msg):  # before anything is made of it
             host.offend(forwarder, Offence.MALFORMED, reason)
             return False
         author = str(ID(msg.from_id))
@@ -209,6 +203,13 @@ class _GuardedPubsub(Pubsub):
             return False
         if not signature_validator(msg):
             host.offend(forwarder, Offence.MALFORMED, "gossip with a bad signature")
+            return False
+        # Once we have forgotten that we have seen it, it could be sent round again; and of what an author says of itself, it
+        # would use up what it may say now.
+        topic = msg.topicIDs[0]
+        late = MAX_LATE_RECORD if topic == RECORDS_TOPIC else MAX_LATE
+        if self._newest.is_replay(topic + author, int.from_bytes(msg.seqno), late):
+            self._mark_msg_seen(msg)
             return False
         return True
 
@@ -273,6 +274,18 @@ class _GuardedPubsub(Pubsub):
             await stream.reset()
 
 
+def _malformed(msg: rpc_pb2.Message) -> str | None:
+    """What is wrong with a message, of what can be told by looking at its lengths."""
+    if len(msg.topicIDs) != 1:
+        return f"gossip on {len(msg.topicIDs)} topics"
+    if len(msg.seqno) != SEQNO_BYTES:
+        return f"gossip with a number of {len(msg.seqno)} bytes"
+    size, data_size = msg.ByteSize(), len(msg.data)
+    if data_size > LARGEST[msg.topicIDs[0]] or size - data_size > MAX_AROUND:
+        return f"gossip of {size} bytes, {data_size} of them data"
+    return None
+
+
 class _ReadAheadStream(ReadAhead):
     """As much of a stream as pubsub's reader needs."""
 
@@ -299,7 +312,6 @@ class Gossip:
         self._judge_record = judge_record
         self._take_presence = take_presence
         self._take_status = take_status
-        self._newest = Newest()
         self._authors = Allowances(PRESENCE_RATE, PRESENCE_BURST)
         self._status_authors = Allowances(STATUS_RATE, STATUS_BURST)
 
@@ -327,9 +339,8 @@ class Gossip:
         """Of a presence: True lets the message pass on."""
         peer_id = str(forwarder)
         # Strict signing has proved that this peer wrote it.
-        author, number = str(ID(message.from_id)), int.from_bytes(message.seqno)
-        # A replay must not use up what the author may say now.
-        if self._newest.is_replay(author, number) or not self._authors.take(author):
+        author = str(ID(message.from_id))
+        if not self._authors.take(author):
             return False
         try:
             presence = Presence.decode(message.data)
@@ -342,15 +353,15 @@ class Gossip:
     async def judge_status_message(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Of a node's status: True lets the message pass on."""
         peer_id = str(forwarder)
-        author, number = str(ID(message.from_id)), int.from_bytes(message.seqno)
-        if self._newest.is_replay(author, number) or not self._status_authors.take(author):
+        author = str(ID(message.from_id))
+        if not self._status_authors.take(author):
             return False
         try:
             status = NodeStatus.decode(message.data)
         except RemoteProtocolError as exc:
             self._host.offend(peer_id, Offence.MALFORMED, f"status: {exc.message}")
             return False
-        self._take_status(author, number, status)
+        self._take_status(author, int.from_bytes(message.seqno), status)
         return True
 
 

@@ -9,8 +9,6 @@ import trio
 from peatnet.net.standing import Allowance
 
 MAX_REMEMBERED = 4096
-# By how many messages of an author's one may come too late. An older one is a replay.
-MAX_LATE = 64
 
 
 class Allowances:
@@ -36,15 +34,15 @@ class Allowances:
 
 
 class Newest:
-    """The greatest sequence number of each of many authors, whose numbers only grow."""
+    """The greatest number that each of many has given; their numbers only grow."""
 
     def __init__(self) -> None:
         self._each: OrderedDict[str, int] = OrderedDict()
 
-    def is_replay(self, author: str, number: int) -> bool:
-        """Note a number, and tell whether others have been heard that are much greater."""
-        newest = self._each[author] = max(number, self._each.get(author, 0))
-        self._each.move_to_end(author)
+    def is_replay(self, name: str, number: int, late: int) -> bool:
+        """Note a number, and tell whether one was heard that is greater by more than ``late``."""
+        newest = self._each[name] = max(number, self._each.get(name, 0))
+        self._each.move_to_end(name)
         if len(self._each) > MAX_REMEMBERED:
             self._each.popitem(last=False)
-        return number < newest - MAX_LATE
+        return number < newest - late

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import pytest
 import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.stream.exceptions import StreamReset
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.utils.varint import encode_varint_prefixed
 from net_tools import PATIENCE, host, network, offences_of, place, two_networks, until, withdrawal
 
 from peatnet.blobs import Hash
 from peatnet.net import gossip
-from peatnet.net.gossip import PRESENCE_TOPIC, RECORDS_TOPIC
+from peatnet.net.gossip import MAX_LATE, MAX_LATE_RECORD, PRESENCE_TOPIC, RECORDS_TOPIC
 from peatnet.net.presence import MAX_PRESENCE
-from peatnet.net.remembered import MAX_LATE
 from peatnet.net.standing import Offence
 from peatnet.records import MAX_ENVELOPE, KeyPair
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
+    from libp2p.crypto.keys import KeyPair as LibraryKeys
     from net_tools import Place
 
     from peatnet.net.network import Network
@@ -337,32 +339,54 @@ async def test_one_who_talks_of_itself_all_the_time_is_not_listened_to(
         assert offences == []
 
 
+def signed(keys: LibraryKeys, number: int, topic: str, data: bytes) -> rpc_pb2.Message:
+    """A message as its author makes it."""
+    made = rpc_pb2.Message(
+        data=data,
+        topicIDs=[topic],
+        from_id=ID.from_pubkey(keys.public_key).to_bytes(),
+        seqno=number.to_bytes(8),
+    )
+    made.signature = keys.private_key.sign(
+        PUBSUB_SIGNING_PREFIX.encode() + made.SerializeToString()
+    )
+    return made
+
+
 async def test_a_replay_costs_its_author_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gossip, "PRESENCE_RATE", 1e-9)
     monkeypatch.setattr(gossip, "PRESENCE_BURST", 2.0)
+    author, forwarder = create_new_key_pair(bytes(32)), ID.from_base58(STRANGER.peer_id)
     async with network(place(tmp_path / "first")) as one:
-        judge = pubsub_of(one).judges[PRESENCE_TOPIC]
-        heard: list[bytes] = []
+        heard: list[int] = []
         assert one._gossip is not None
-        one._gossip._take_presence = lambda _, presence: heard.append(presence.digest)
+        one._gossip._take_presence = lambda _, presence: heard.append(presence.digest[0])
 
-        async def says(number: int) -> bool:
-            said = message(
-                STRANGER,
-                data=msgpack.packb(GOOD_PRESENCE | {"d": bytes([number // 100]) * 32}),
-                seqno=number.to_bytes(8),
-            )
-            verdict: bool = await judge(ID(said.from_id), said)
-            return verdict
+        async def says(number: int) -> None:
+            packed = msgpack.packb(GOOD_PRESENCE | {"d": bytes([number % 100]) * 32})
+            said = signed(author, number, PRESENCE_TOPIC, packed)
+            await pubsub_of(one).push_msg(forwarder, said)
 
-        assert await says(1000)
+        await says(1001)
         for number in range(30):
-            assert not await says(1000 - MAX_LATE - 1 - number)
-        assert await says(1000 - MAX_LATE)  # it may have come by a longer way
-        assert not await says(1100)  # its allowance is used up, as by nothing before
-        assert heard == [bytes([10]) * 32, bytes([9]) * 32]
+            await says(1000 - MAX_LATE - number)
+        assert heard == [1]
+        await says(1002)
+        await says(1003)  # its allowance is used up by the two
+        assert heard == [1, 2]
+
+
+async def test_one_who_comes_a_little_late_is_heard(tmp_path: Path) -> None:
+    author, forwarder = create_new_key_pair(bytes(32)), ID.from_base58(STRANGER.peer_id)
+    first = place(tmp_path / "first")
+    async with network(first) as one:
+        for number in (5000, 5000 - MAX_LATE_RECORD, 4999 - MAX_LATE_RECORD):
+            record = withdrawal(STRANGER, f"{number}@1")
+            await pubsub_of(one).push_msg(forwarder, signed(author, number, RECORDS_TOPIC, record))
+        keys = {record.key for record in first.ledger.catalogue.records()}
+        assert keys == {"5000@1", f"{5000 - MAX_LATE_RECORD}@1"}
 
 
 async def test_a_banned_peers_gossip_returns_when_the_ban_has_ended(tmp_path: Path) -> None:
