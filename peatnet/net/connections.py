@@ -6,6 +6,7 @@ py-libp2p 0.8.1's swarm leaves things to be wished for, and this module puts its
 - It dials one address of a peer's, of its own choosing, leaves out loopback where there are others, and after a
   failure refuses to dial the peer again for a minute. Here all addresses are tried, in the order given.
 - It connects by itself to whomever anybody has mentioned, banned or not. Here only the dialer does.
+- It does not know where a connection over IPv6 comes from.
 - Closing waits for the peer to take some bytes. Here a connection can be cut at once.
 - It tells four listeners of each stream that opens or ends, each in a task of its own. None of them does anything about it.
 """
@@ -13,6 +14,7 @@ py-libp2p 0.8.1's swarm leaves things to be wished for, and this module puts its
 from __future__ import annotations
 
 from collections import Counter
+from ipaddress import IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -27,6 +29,7 @@ from multiaddr import Multiaddr
 from peatnet.errors import PeerLost
 from peatnet.log import get_logger
 from peatnet.net.muxer import Muxer, MuxerSelector
+from peatnet.net.tcp import remote_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -81,6 +84,12 @@ def _only_of_connections(notify: Callable[..., Awaitable[None]]) -> Callable[...
     return notify_listeners
 
 
+def _party(host: str) -> str:
+    """Whose an address is: of IPv6, whoever has one has 2**64."""
+    address = ip_address(host)
+    return host if address.version == 4 else str(IPv6Network((int(address) >> 64 << 64, 64)))
+
+
 class Connections:
     """Dials, accepts and cuts for one swarm.
 
@@ -103,8 +112,8 @@ class Connections:
 
     async def _accept(self, stream: Any, listener: Multiaddr, _event: object) -> None:
         """Hold an inbound connection, and with it a slot, until it ends."""
-        remote = stream.get_remote_address()
-        address = remote[0] if remote is not None else ""
+        remote = remote_address(stream)
+        address = _party(remote[0]) if remote is not None else ""
         self._inbound[address] += 1
         connection = RawConnection(stream, initiator=False)
         try:

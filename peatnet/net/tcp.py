@@ -8,6 +8,7 @@ is to be written goes into the kernel's buffer at once.
 from __future__ import annotations
 
 import os
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,6 +23,18 @@ MUCH = 16 * 1024
 WRITE_TIMEOUT = 20.0
 
 
+def remote_address(stream: TrioTCPStream) -> tuple[str, int] | None:
+    """Where the other end is; None where the connection has ended. py-libp2p knows that of IPv4 only."""
+    try:
+        host, port, *_ = stream.stream.socket.getpeername()
+    except OSError:
+        return None
+    address = ip_address(host)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        host = str(address.ipv4_mapped)  # on a socket that takes both
+    return host, port
+
+
 class QuickTcp(ReadWriteCloser):
     """One connection. For one reader and one writer, who gives way to other tasks by itself.
 
@@ -33,6 +46,7 @@ class QuickTcp(ReadWriteCloser):
         self._stream = stream
         self._socket = stream.stream.socket
         self._much = False
+        self._remote: tuple[str, int] | None = None
 
     async def read(self, n: int | None = None) -> bytes:
         """Up to ``n`` bytes when there are any; empty at the end of the stream. Always a checkpoint."""
@@ -73,5 +87,6 @@ class QuickTcp(ReadWriteCloser):
         await self._stream.close()
 
     def get_remote_address(self) -> tuple[str, int] | None:
-        """As py-libp2p's."""
-        return self._stream.get_remote_address()
+        """Where the other end is, or was."""
+        self._remote = self._remote or remote_address(self._stream)
+        return self._remote

@@ -126,6 +126,25 @@ async def test_one_address_cannot_take_all_slots(monkeypatch: pytest.MonkeyPatch
         await until(lambda: slots_taken(first) == 1)
 
 
+@pytest.mark.parametrize(
+    ("listen", "there"), [("/ip6/::1/tcp/0", "::1"), ("/ip6/::/tcp/0", "127.0.0.1")]
+)
+async def test_where_a_connection_over_ipv6_comes_from(listen: str, there: str) -> None:
+    async with open_host(bytes(32), [listen], mdns=False) as first, host() as second:
+        port = first.listening[0].rsplit("/", 1)[1]
+        kind = "ip6" if ":" in there else "ip4"
+        await second.connect(first.peer_id, [f"/{kind}/{there}/tcp/{port}"])
+        await until(lambda: second.peer_id in first.connected)
+        assert first.address_of(second.peer_id) == there
+        assert second.address_of(first.peer_id) == there
+
+
+def test_whose_an_address_is() -> None:
+    party = connections._party
+    assert party("192.0.2.7") != party("192.0.2.8")
+    assert party("2001:db8::1") == party("2001:db8::ffff:1") != party("2001:db8:0:1::1")
+
+
 async def test_a_connection_that_says_nothing_is_no_peer() -> None:
     async with host() as first:
         port = int(first.listening[0].rsplit("/", 1)[1])
