@@ -216,6 +216,9 @@ class Host:
                 await stream.reset()
             else:
                 await self._library_handler(stream)
+                if not stream.muxed_stream.closed:  # type: ignore[attr-defined]  # of the one class that there is
+                    # py-libp2p's handlers close our side. It would stay, with what comes on it, as long as the connection.
+                    await FrameStream(stream, peer_id).finish()
         except (
             BaseLibp2pError,
             OSError,

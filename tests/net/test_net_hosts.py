@@ -16,6 +16,7 @@ from net_tools import LOOPBACK, PATIENCE, host, offences_of, two_hosts, until
 
 from peatnet.errors import ListenError, PeerLost, RemoteProtocolError, StorageError, UsageError
 from peatnet.net import connections, muxer
+from peatnet.net import frames as frames_module
 from peatnet.net.host import Host, open_host
 from peatnet.net.standing import Offence
 
@@ -344,6 +345,21 @@ async def test_streams_that_are_reset_at_once_leave_nothing_behind() -> None:
             await frames.reset()
         await until(lambda: not there.streams)
         assert not there.stream_events
+
+
+async def test_a_stream_that_the_peer_does_not_end_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frames_module, "LINGER", 0.5)
+    async with two_hosts() as (first, second):
+        there = muxer_to(first, second)
+        stream = await second.libp2p.new_stream(
+            ID.from_base58(first.peer_id), [TProtocol("/ipfs/id/1.0.0")]
+        )
+        assert await stream.read(1000)
+        await stream.write(bytes(100 * KIB))
+        await until(lambda: not there.streams)
+        assert not there.stream_buffers
 
 
 async def test_of_what_came_before_a_cut_nothing_more_is_looked_at() -> None:
