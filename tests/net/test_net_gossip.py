@@ -236,6 +236,22 @@ async def test_too_much_is_dropped_and_far_too_much_is_an_offence(
         assert second.ledger.catalogue.records() == []
 
 
+async def test_a_flood_in_one_rpc_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "FLOOD_RATE", 1e-9)
+    monkeypatch.setattr(gossip, "FLOOD_BURST", 40.0)
+    async with meshed(tmp_path) as (first, second, one, two):
+        offences = offences_of(two._host)
+        packed = rpc_pb2.RPC(publish=[rpc_pb2.Message()] * 3000).SerializeToString()
+        stream = await one._host.libp2p.new_stream(
+            ID.from_base58(second.peer_id), [TProtocol("/meshsub/1.1.0")]
+        )
+        await stream.write(encode_varint_prefixed(packed))
+        await until(lambda: first.peer_id in two.banned() and not two.connected)
+        assert len(offences) < 100
+
+
 async def test_a_node_through_which_others_flood_does_not_pass_it_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
