@@ -188,7 +188,10 @@ class Muxer(Yamux):
                 return
             due = max(last_ping, self._heard_at if self._rtt else 0.0) + patience
             if now >= due:
-                await self._ping()
+                try:
+                    await self._ping()
+                except ConnectionClosedError:
+                    return  # the reader ends the streams; an error from here would end it before it has
                 last_ping = due = now
             await trio.sleep_until(min(max(due, now + 0.5), self._heard_at + DEAD_AFTER))
 

@@ -406,6 +406,16 @@ async def test_an_idle_connection_stays(monkeypatch: pytest.MonkeyPatch) -> None
         assert left == []
 
 
+async def test_a_connection_that_cannot_be_pinged_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muxer, "PING_AFTER", 0.2)
+    async with two_hosts() as (first, second):
+        monkeypatch.setattr(muxer, "MAX_WAITING_FRAMES", 0)  # as beside a peer that takes no bytes
+        for one, other in ((first, second), (second, first)):
+            network: Any = one.libp2p.get_network()
+            peer = ID.from_base58(other.peer_id)
+            await until(lambda network=network, peer=peer: not network.get_connections(peer))  # type: ignore[misc]  # mypy cannot infer them
+
+
 async def test_one_of_the_two_ends_pings_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(muxer, "PING_AFTER", 1.0)
     async with two_hosts() as (dialled, dialler):
