@@ -1,8 +1,8 @@
 """The one kind of key that names a peer here: Ed25519.
 
 py-libp2p reads RSA keys, too, from whoever connects, before it knows anything of him. It takes private ones for public
-ones and proves that their factors are prime, and it raises to any exponent: a stranger's few kilobytes stop a node
-for many seconds, and with a key that he has made to his liking each of his gossip messages costs a hundredth of one. No
+ones and proves that their factors are prime, and it raises to any exponent: 4 KB of a stranger's stop a node for two
+seconds, as often as he likes, and with a key that he has made to his liking each of his gossip messages costs milliseconds. No
 node of ours has such a key; see docs/protocol.md, section 2.
 """
 

@@ -13,7 +13,7 @@ import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.stream.exceptions import StreamReset
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
@@ -310,7 +310,7 @@ async def test_of_many_gossip_streams_the_newest_are_read(tmp_path: Path) -> Non
             await one._host.libp2p.new_stream(peer, [TProtocol("/meshsub/1.1.0")])
             for _ in range(gossip.MAX_STREAMS_PER_PEER + 1)  # and the one that gossip itself has
         ]
-        with trio.fail_after(PATIENCE), pytest.raises(StreamReset):
+        with trio.fail_after(PATIENCE), pytest.raises(StreamError):
             await streams[0].read(1)
         readers = pubsub_of(two)._readers
         assert len(readers[ID.from_base58(first.peer_id)]) == gossip.MAX_STREAMS_PER_PEER
