@@ -389,7 +389,7 @@ async def open_gossip(
         talk.admits,
         # Not 1.2: its IDONTWANT, an RPC to each mesh neighbor for each message, costs more than the small messages
         # that it saves.
-        ["/meshsub/1.1.0"],  # type: ignore[list-item]  # TProtocol is a NewType of str
+        ["/meshsub/1.1.0"],
         degree=DEGREE,
         degree_low=DEGREE_LOW,
         degree_high=DEGREE_HIGH,

@@ -42,11 +42,11 @@ MAX_MESSAGE = 1024
 
 def bound_messages() -> None:
     """From now on, for all negotiations of this process. Said again, it changes nothing."""
-    multiselect_communicator.read_delim = _read_message
+    multiselect_communicator.read_delim = _read_message  # type: ignore[attr-defined]
 
 
-async def _read_message(stream: Reader) -> bytes:
-    message = await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE)
+async def _read_message(reader: Reader) -> bytes:
+    message = await read_varint_prefixed_bytes_limited(reader, MAX_MESSAGE)
     if message[-1:] != b"\n":
         raise ParseError("a message of multistream-select that does not end its line")
     return message[:-1]

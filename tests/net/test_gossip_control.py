@@ -14,8 +14,6 @@ from peatnet.net import gossip_control
 from peatnet.net.gossip_control import GuardedRouter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import pytest
 
 TOPICS = ("/one", "/two")
@@ -48,7 +46,7 @@ class Router(GuardedRouter):
         self.dialled += px_peers
 
 
-async def ask(router: Router, **kinds: Iterable[Any]) -> None:
+async def ask(router: Router, **kinds: Any) -> None:
     await router.handle_rpc(rpc_pb2.RPC(control=rpc_pb2.ControlMessage(**kinds)), PEER)
 
 

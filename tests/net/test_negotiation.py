@@ -17,6 +17,7 @@ from net_tools import PATIENCE, MemoryStream, host, two_hosts
 from peatnet.errors import PeerLost
 from peatnet.net import host as host_module
 from peatnet.net import negotiation
+from peatnet.net.connections import connection_config
 from peatnet.net.muxer import Muxer
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ async def test_what_is_said_in_a_negotiation_is_bounded(said: bytes) -> None:
 
 
 async def test_a_stranger_is_not_listened_to_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = host_module.connection_config()
+    config = connection_config()
     config.inbound_upgrade_timeout = 600.0
     monkeypatch.setattr(host_module, "connection_config", lambda: config)
     async with host() as first:
