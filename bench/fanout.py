@@ -125,8 +125,7 @@ class Case:
                 return _deliver(fleet, lab, fault, job)
             finally:
                 fleet.close()
-                if folder := os.environ.get(TRACE):
-                    Path(folder).mkdir(parents=True, exist_ok=True)
+                if folder := _trace_folder():
                     for log in Path(name).glob("*.log"):
                         shutil.copy(log, folder)
 
@@ -245,11 +244,18 @@ def _give_up(deliveries: Sequence[Delivery], size: int) -> NoReturn:
     raise RuntimeError(f"no end in sight; {shares}")
 
 
+def _trace_folder() -> Path | None:
+    if TRACE not in os.environ:
+        return None
+    folder = Path(os.environ[TRACE])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _keep_trace(deliveries: Sequence[Delivery], cpu_trace: CpuTrace, job: Job) -> None:
-    if folder := os.environ.get(TRACE):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    if folder := _trace_folder():
         found = [{"sink": each.sink, "s": each.seconds, "trace": each.trace} for each in deliveries]
-        path = Path(folder) / f"{time.strftime('%H%M%S')}-{len(deliveries)}.json"
+        path = folder / f"{time.strftime('%H%M%S')}-{len(deliveries)}.json"
         path.write_text(json.dumps({"size": job.size, "sinks": found, "cpu": cpu_trace}))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from libp2p.network.stream.exceptions import StreamEOF, StreamReset
+from libp2p.peer.id import ID
 
 from peatnet.blobs import Database, Store
 from peatnet.ledger import Ledger
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from peatnet.net.muxer import Muxer
+
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 # Generous, because machines that run tests are shared; a wait that succeeds never takes this long.
 PATIENCE = 20.0
@@ -35,6 +38,30 @@ async def until(condition: Callable[[], object], what: str = "") -> None:
         while not condition():  # noqa: ASYNC110  # there is no event for it
             await trio.sleep(0.01)
     assert not waited.cancelled_caught, f"not within {PATIENCE:g} s: {what}"
+
+
+@asynccontextmanager
+async def turns_of_another() -> AsyncIterator[Callable[[], int]]:
+    """Another task that does nothing but take its turns; tells how many it has had."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        yield lambda: turns
+        nursery.cancel_scope.cancel()
+
+
+def muxer_to(here: Host, there: Host) -> Muxer:
+    """This end of the connection between two hosts."""
+    network: Any = here.libp2p.get_network()
+    found: Muxer = network.get_connections(ID.from_base58(there.peer_id))[0].muxed_conn
+    return found
 
 
 @dataclass

@@ -162,7 +162,6 @@ def test_who_sends_at_full_speed_but_no_end_is_given_up() -> None:
             received(both.client, 8 * MUCH, time.monotonic() - 1.0)
 
 
-@pytest.mark.usefixtures("_looks_often")
 def test_who_takes_nothing_is_given_up() -> None:
     with ends() as both, pytest.raises(PeerLost, match="takes bytes too slowly"):
         both.server.send(bytes(64 * 1024 * 1024), time.monotonic() + 0.3)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT
-from net_tools import two_hosts, until
+from net_tools import muxer_to, two_hosts, until
 
 from peatnet.net import frames as frames_module
 from peatnet.net import muxer
@@ -17,17 +17,9 @@ if TYPE_CHECKING:
     import pytest
 
     from peatnet.net.frames import FrameStream
-    from peatnet.net.host import Host
-    from peatnet.net.muxer import Muxer
 
 ECHO = "/test/echo/1"
 KIB = 1024
-
-
-def muxer_to(here: Host, there: Host) -> Muxer:
-    network: Any = here.libp2p.get_network()
-    found: Muxer = network.get_connections(ID.from_base58(there.peer_id))[0].muxed_conn
-    return found
 
 
 async def test_streams_that_are_reset_at_once_leave_nothing_behind() -> None:

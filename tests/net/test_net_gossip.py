@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
+    from libp2p.abc import INetStream
     from libp2p.crypto.keys import KeyPair as LibraryKeys
     from net_tools import Place
 
+    from peatnet.net.host import Host
     from peatnet.net.network import Network
 
 MALFORMED, BAD_RECORD, FLOOD = (
@@ -143,10 +145,14 @@ def rpc(found: rpc_pb2.Message) -> bytes:
     return encode_varint_prefixed(packed)
 
 
+async def gossip_stream(one: Host, peer_id: str) -> INetStream:
+    """A stream to somebody's gossip, beside the one that there may be."""
+    return await one.libp2p.new_stream(ID.from_base58(peer_id), [TProtocol("/meshsub/1.1.0")])
+
+
 async def say(one: Network, other: Place, messages: Iterable[rpc_pb2.Message]) -> None:
     """Write to the other one's gossip until it has had enough and cuts the line."""
-    peer = ID.from_base58(other.peer_id)
-    stream = await one._host.libp2p.new_stream(peer, [TProtocol("/meshsub/1.1.0")])
+    stream = await gossip_stream(one._host, other.peer_id)
     with contextlib.suppress(BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError):
         for each in messages:
             await stream.write(rpc(each))
@@ -243,9 +249,7 @@ async def test_a_flood_in_one_rpc_is_not_read_to_its_end(
     async with meshed(tmp_path) as (first, second, one, two):
         offences = offences_of(two._host)
         packed = rpc_pb2.RPC(publish=[rpc_pb2.Message()] * 3000).SerializeToString()
-        stream = await one._host.libp2p.new_stream(
-            ID.from_base58(second.peer_id), [TProtocol("/meshsub/1.1.0")]
-        )
+        stream = await gossip_stream(one._host, second.peer_id)
         await stream.write(encode_varint_prefixed(packed))
         await until(lambda: first.peer_id in two.banned() and not two.connected)
         assert len(offences) < 100
@@ -293,9 +297,7 @@ async def test_who_comes_and_goes_all_the_time_is_not_followed(tmp_path: Path) -
         for number in range(3000):
             packed.subscriptions.add(subscribe=bool(number % 2), topicid=RECORDS_TOPIC)
         before = pubsub.manager.stats.tasks.total_count
-        stream = await one._host.libp2p.new_stream(
-            ID.from_base58(second.peer_id), [TProtocol("/meshsub/1.1.0")]
-        )
+        stream = await gossip_stream(one._host, second.peer_id)
         await stream.write(encode_varint_prefixed(packed.SerializeToString()))
         await until(lambda: pubsub._changes._each[first.peer_id]._tokens < 1)
         assert pubsub.manager.stats.tasks.total_count - before <= 2 * gossip.CHANGE_BURST
@@ -304,9 +306,8 @@ async def test_who_comes_and_goes_all_the_time_is_not_followed(tmp_path: Path) -
 
 async def test_of_many_gossip_streams_the_newest_are_read(tmp_path: Path) -> None:
     async with meshed(tmp_path) as (first, second, one, two):
-        peer = ID.from_base58(second.peer_id)
         streams = [
-            await one._host.libp2p.new_stream(peer, [TProtocol("/meshsub/1.1.0")])
+            await gossip_stream(one._host, second.peer_id)
             for _ in range(gossip.MAX_STREAMS_PER_PEER + 1)  # and the one that gossip itself has
         ]
         with trio.fail_after(PATIENCE), pytest.raises(StreamError):
@@ -324,9 +325,7 @@ async def test_who_is_gone_is_in_no_mesh(tmp_path: Path) -> None:
         graft = rpc_pb2.RPC(
             control=rpc_pb2.ControlMessage(graft=[rpc_pb2.ControlGraft(topicID=RECORDS_TOPIC)])
         )
-        stream = await stranger.libp2p.new_stream(
-            ID.from_base58(first.peer_id), [TProtocol("/meshsub/1.1.0")]
-        )
+        stream = await gossip_stream(stranger, first.peer_id)
         await stream.write(encode_varint_prefixed(graft.SerializeToString()))
         pubsub = pubsub_of(one)
         await until(lambda: peer in pubsub.router.mesh[RECORDS_TOPIC])

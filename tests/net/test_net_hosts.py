@@ -12,7 +12,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.identity.identify_push.identify_push import push_identify_to_peer
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import TYPE_DATA, YAMUX_HEADER_FORMAT
-from net_tools import LOOPBACK, PATIENCE, host, offences_of, two_hosts, until
+from net_tools import LOOPBACK, PATIENCE, host, muxer_to, offences_of, two_hosts, until
 
 from peatnet.errors import ListenError, PeerLost, RemoteProtocolError, StorageError, UsageError
 from peatnet.net import connections, muxer
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from libp2p.abc import INetStream
 
     from peatnet.net.frames import FrameStream
-    from peatnet.net.muxer import Muxer
 
 ECHO = "/test/echo/1"
 KIB = 1024
@@ -37,12 +36,6 @@ async def echo(frames: FrameStream) -> None:
 
 async def deaf(frames: FrameStream) -> None:
     await trio.sleep_forever()
-
-
-def muxer_to(here: Host, there: Host) -> Muxer:
-    network: Any = here.libp2p.get_network()
-    found: Muxer = network.get_connections(ID.from_base58(there.peer_id))[0].muxed_conn
-    return found
 
 
 def slots_taken(here: Host) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from net_tools import MemoryStream
+from net_tools import MemoryStream, turns_of_another
 
 from peatnet.net.quick_lock import IN_A_ROW, QuickLock
 from peatnet.net.read_ahead import ReadAhead
@@ -29,20 +29,10 @@ async def test_all_comes_in_order_whatever_is_asked_for(step: int | None) -> Non
 
 async def test_who_reads_byte_by_byte_lets_others_have_their_turn() -> None:
     stream = ahead(len(DATA))
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(take_turns)
+    async with turns_of_another() as turns:
         for _ in range(len(DATA)):
             await stream.read(1)
-        nursery.cancel_scope.cancel()
-    assert turns >= len(DATA) // IN_A_ROW - 1
+    assert turns() >= len(DATA) // IN_A_ROW - 1
 
 
 async def test_a_quick_lock_lets_one_in_at_a_time() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from libp2p.io.trio import TrioTCPStream
+from net_tools import turns_of_another
 
 from peatnet.net import tcp
 from peatnet.net.tcp import MUCH, QuickTcp
@@ -80,22 +81,12 @@ async def test_a_connection_that_is_closed_here_has_ended(*, before: bool) -> No
 async def test_a_reader_lets_others_have_their_turn() -> None:
     """Also where there is always something to read."""
     one, other = pair()
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
-    async with trio.open_nursery() as nursery:
+    async with turns_of_another() as turns, trio.open_nursery() as nursery:
         nursery.start_soon(one.write, LARGE)
-        nursery.start_soon(take_turns)
         left, reads = len(LARGE), 0
         while left:
             left -= len(await other.read(4 * MUCH))
             reads += 1
-        nursery.cancel_scope.cancel()
-    assert turns >= reads
+    assert turns() >= reads
     await one.close()
     await other.close()

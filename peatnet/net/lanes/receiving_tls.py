@@ -16,17 +16,13 @@ import time
 from typing import TYPE_CHECKING
 
 from peatnet.errors import PeerLost
+from peatnet.net.lanes.filling import fill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from typing_extensions import Buffer
 
 # How often a thread that waits looks at the clock; what has a deadline may take that much longer.
 LOOK_AT_CLOCK = 2.0
-_LOOK_AT_CLOCK_MS = int(1000 * LOOK_AT_CLOCK)
-# The same for the kernel, socket(7): a struct timeval, native longs of seconds and microseconds.
-_LOOK_AT_CLOCK_TIMEVAL = struct.pack("@ll", int(LOOK_AT_CLOCK), 0)
 # Received at once: at first, and as soon as more than that is wanted in one go, as by an end that gets chunks.
 LITTLE = 16 * 1024
 MUCH = 256 * 1024
@@ -79,10 +75,13 @@ class ReceivingTls:
 
     def _block(self) -> None:
         """Let the kernel do the waiting: under the socket module's time limits each call is two, a poll before it."""
+        seconds, part = divmod(LOOK_AT_CLOCK, 1.0)
+        # socket(7): a struct timeval, native longs of seconds and microseconds.
+        limit = struct.pack("@ll", int(seconds), int(1e6 * part))
         try:
             self._sock.settimeout(None)
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                self._sock.setsockopt(socket.SOL_SOCKET, option, _LOOK_AT_CLOCK_TIMEVAL)
+                self._sock.setsockopt(socket.SOL_SOCKET, option, limit)
         except OSError as exc:
             raise PeerLost(f"the lane broke: {exc}") from exc
 
@@ -104,24 +103,15 @@ class ReceivingTls:
         Raises:
             PeerLost: the connection broke or ended, or the deadline has passed.
         """
-        length, position = view.nbytes, 0
-        if length > self._raw.nbytes == LITTLE:
+        if view.nbytes > self._raw.nbytes == LITTLE:
             self._raw = memoryview(bytearray(MUCH))
-        # The stubs know only the form without a buffer.
-        read: Callable[[int, memoryview], int] = self._tls.read  # type: ignore[assignment]
-        while position < length:
-            try:
-                got = read(length - position, view[position:])
-            except ssl.SSLWantReadError:
-                self._needs_more = True
-                self._wake_for(min(WAKE_FOR, length - position - UNFINISHED))
-                self._wait_for_more(deadline)
-            except (OSError, ValueError) as exc:
-                raise PeerLost(f"the lane broke: {exc}") from exc
-            else:
-                if not got:
-                    raise PeerLost("the lane ended")
-                position += got
+
+        def wait(_wanted: ssl.SSLError, missing: int) -> None:
+            self._needs_more = True
+            self._wake_for(min(WAKE_FOR, missing - UNFINISHED))
+            self._wait_for_more(deadline)
+
+        fill(self._tls, view, wait)
         self._wake_for(1)
 
     def _wake_for(self, count: int) -> None:
@@ -154,7 +144,7 @@ class ReceivingTls:
             flags = 0
             if self._wakes_for > 1:
                 # Were it left to recv, that would take what is there first, and then wait for as much again.
-                if not self._poll.poll(_LOOK_AT_CLOCK_MS):
+                if not self._poll.poll(int(1000 * LOOK_AT_CLOCK)):
                     return False
                 flags = socket.MSG_DONTWAIT
             got = self._sock.recv_into(self._raw, 0, flags)

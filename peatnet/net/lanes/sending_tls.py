@@ -13,10 +13,10 @@ import time
 from typing import TYPE_CHECKING
 
 from peatnet.errors import PeerLost
+from peatnet.net.lanes.filling import fill
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from typing_extensions import Buffer
 
@@ -70,8 +70,6 @@ class SendingTls:
         """Whether there is something to read here, without the socket."""
         return self.sock.pending() > 0
 
-    # Below, ``read`` and ``write``: unlike ``recv`` and ``send`` they never go on in plain text.
-
     def fill(self, view: memoryview, deadline: float) -> None:
         """Read the next bytes until ``view`` is full.
 
@@ -82,21 +80,11 @@ class SendingTls:
         Raises:
             PeerLost: the connection broke or ended, or the deadline has passed.
         """
-        length, position = view.nbytes, 0
-        # The stubs know only the form without a buffer.
-        read: Callable[[int, memoryview], int] = self.sock.read  # type: ignore[assignment]
-        while position < length:
-            try:
-                got = read(length - position, view[position:])
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as exc:
-                if not self._wait(exc, deadline):
-                    raise PeerLost("the peer sends too slowly") from None
-            except (OSError, ValueError) as exc:
-                raise PeerLost(f"the lane broke: {exc}") from exc
-            else:
-                if not got:
-                    raise PeerLost("the lane ended")
-                position += got
+
+        def wait(wanted: ssl.SSLError, _missing: int) -> None:
+            self._wait(wanted, deadline, "the peer sends too slowly")
+
+        fill(self.sock, view, wait)
 
     def send(self, data: Buffer, deadline: float) -> None:
         """Send all of it.
@@ -111,17 +99,20 @@ class SendingTls:
         view, position = memoryview(data), 0
         while position < view.nbytes:
             try:
-                # After a wait the same bytes again, as OpenSSL has to have them.
+                # After a wait the same bytes again, as OpenSSL has to have them. ``send`` could go on in plain text.
                 position += self.sock.write(view[position : position + SEND_PIECE])
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as exc:
-                if not self._wait(exc, deadline):
-                    raise PeerLost("the peer takes bytes too slowly") from None
+                self._wait(exc, deadline, "the peer takes bytes too slowly")
             except (OSError, ValueError) as exc:
                 raise PeerLost(f"the lane broke: {exc}") from exc
 
-    def _wait(self, wanted: ssl.SSLError, deadline: float) -> bool:
-        """Wait for what TLS wants of the socket; False where the deadline has passed."""
-        reading = isinstance(wanted, ssl.SSLWantReadError)
+    def _wait(self, wanted: ssl.SSLError, deadline: float, slow: str) -> None:
+        """Wait for what TLS wants of the socket.
+
+        Raises:
+            PeerLost: the deadline has passed; ``slow`` says what that means.
+        """
+        poll = self._readable if isinstance(wanted, ssl.SSLWantReadError) else self._writable
         left = deadline - time.monotonic()
-        poll = self._readable if reading else self._writable
-        return left > 0 and bool(poll.poll(math.ceil(1000 * left)))
+        if left <= 0 or not poll.poll(math.ceil(1000 * left)):
+            raise PeerLost(slow)
