@@ -45,6 +45,13 @@ def test_priority_is_clamped(given: int, kept: int) -> None:
     assert ModelUpdateCommand.from_json(text).priority == kept
 
 
+@pytest.mark.parametrize("rollback", ["m", "m@1.0.0"])
+def test_what_to_go_back_to_may_have_a_version(rollback: str) -> None:
+    order = command(rollback_model_id=rollback)
+    assert order.rollback_model_id == rollback
+    assert ModelUpdateCommand.from_json(order.to_json()) == order
+
+
 def test_targets() -> None:
     assert command().targets_node("anyone")
     order = command(target_nodes=["a", "b"])
@@ -67,6 +74,8 @@ def test_targets() -> None:
         ("priority", 3.0, "integer from 0 to 255"),
         ("auto_load", 1, "valid boolean"),
         ("rollback_model_id", "../x", "must not hold"),
+        ("rollback_model_id", "m@../x", "must not hold"),
+        ("rollback_model_id", "m@", "must not be empty"),
         ("timestamp", "now", "RFC 3339"),
         ("nonsense", 1, "no such field"),
     ],
