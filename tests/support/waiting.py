@@ -46,14 +46,15 @@ def wait_until(
         time.sleep(every)
 
 
-async def until(condition: Callable[[], object], what: str = "") -> None:
+async def until(condition: Callable[[], object], what: str = "", *, every: float = 0.005) -> None:
     """The same within trio, where other tasks run meanwhile.
 
     Args:
         condition: called again and again.
         what: what is waited for, for the message.
+        every: seconds between two calls; on a clock that jumps each takes as long as a jump does.
     """
     with trio.move_on_after(DEFAULT_TIMEOUT) as waited:
         while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await trio.sleep(0.005)
+            await trio.sleep(every)
     assert not waited.cancelled_caught, f"not within {DEFAULT_TIMEOUT:g} s: {what or condition}"
