@@ -13,6 +13,8 @@ venv=$root/.venv
 python=$venv/bin/python
 # Nothing from the caller's environment may stand in for what is installed here.
 unset PYTHONPATH PYTHONHOME
+# Many processes are started here; each would compile all of peatnet anew.
+unset PYTHONDONTWRITEBYTECODE
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
