@@ -5,7 +5,8 @@ py-libp2p 0.8.1's swarm leaves things to be wished for, and this module puts its
 - Its inbound slots are never given back, so that 256 connections, one after the other, close the door for ever.
 - It dials one address of a peer's, of its own choosing, leaves out loopback where there are others, and after a
   failure refuses to dial the peer again for a minute. Here all addresses are tried, in the order given.
-- It connects by itself to whomever anybody has mentioned, banned or not. Here only the dialer does.
+- It connects by itself to whomever anybody has mentioned, banned or not, and remembers for ever who has left. Here only the
+  dialer does.
 - It does not know where a connection over IPv6 comes from.
 - Closing waits for the peer to take some bytes. Here a connection can be cut at once.
 - It tells four listeners of each stream that opens or ends, each in a task of its own. None of them does anything about it.
@@ -28,11 +29,14 @@ from multiaddr import Multiaddr
 
 from peatnet.errors import PeerLost
 from peatnet.log import get_logger
-from peatnet.net.muxer import Muxer, MuxerSelector
+from peatnet.net.muxer import Muxer
+from peatnet.net.muxer_selector import MuxerSelector
 from peatnet.net.tcp import remote_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    from peatnet.net.effort import Efforts
 
 MAX_CONNECTIONS = 256
 MAX_CONNECTIONS_PER_PEER = 4
@@ -72,6 +76,10 @@ def resource_manager() -> Any:
     )
 
 
+def _forget(_peer_id: ID) -> None:
+    return None
+
+
 async def _nothing() -> None:
     await trio.lowlevel.checkpoint()
 
@@ -97,15 +105,21 @@ class Connections:
         swarm: py-libp2p's; not running yet. Its muxer and its accepting are replaced.
         admits: whether connections with this peer are wanted.
         on_violation: called with a peer and what it did that no honest one could have done.
+        efforts: what each peer may make us do.
     """
 
     def __init__(
-        self, swarm: Any, admits: Callable[[str], bool], on_violation: Callable[[str, str], None]
+        self,
+        swarm: Any,
+        admits: Callable[[str], bool],
+        on_violation: Callable[[str, str], None],
+        efforts: Efforts,
     ) -> None:
         self._swarm = swarm
         self._inbound: Counter[str] = Counter()
-        swarm.upgrader.muxer_multistream = MuxerSelector(admits, on_violation)
+        swarm.upgrader.muxer_multistream = MuxerSelector(admits, on_violation, efforts)
         swarm.auto_connector.start = _nothing
+        swarm.auto_connector.record_disconnect = _forget
         swarm._notify = _only_of_connections(swarm._notify)  # noqa: SLF001  # all events pass it
         swarm.retry_config = RetryConfig(max_retries=0)
         swarm._do_handle_inbound_connection = self._accept  # noqa: SLF001  # the one place where slots are held

@@ -15,6 +15,7 @@ from libp2p.exceptions import BaseLibp2pError
 
 from peatnet.errors import PeerLost, RemoteProtocolError
 from peatnet.log import get_logger
+from peatnet.net.effort import MESSAGE
 from peatnet.net.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, Fields, pack_prefix, unpack_map
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from libp2p.abc import INetStream
     from typing_extensions import Buffer
+
+    from peatnet.net.effort import Effort
 
 # The time for a frame, or for what is left of it once it has begun, without its payload; for the payload, the
 # time that it takes at the lowest rate that is of any use.
@@ -52,10 +55,12 @@ class FrameStream:
     Args:
         stream: an open libp2p stream with its protocol agreed.
         peer_id: the other end, as Noise proved it.
+        effort: what that may make us do; None where we have opened the stream, and are answered.
     """
 
-    def __init__(self, stream: INetStream, peer_id: str) -> None:
+    def __init__(self, stream: INetStream, peer_id: str, effort: Effort | None = None) -> None:
         self.peer_id = peer_id
+        self._effort = effort
         self._stream = stream
         self._send_lock = trio.Lock()
         self._torn = False
@@ -107,6 +112,8 @@ class FrameStream:
         if payload_length > max_payload:
             raise RemoteProtocolError(f"{self.peer_id}: a payload of {payload_length} bytes")
         header = await self._read(header_length)
+        if self._effort is not None:
+            await self._effort.spend(MESSAGE)
         return Frame(unpack_map(header), payload_length)
 
     async def read_payload(self, frame: Frame) -> bytes:

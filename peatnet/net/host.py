@@ -21,6 +21,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.host.ping import ID as PING
 from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.network.exceptions import RateLimitError
 from libp2p.peer.id import ID
@@ -33,6 +34,7 @@ from peatnet.errors import ListenError, NoSource, PeatnetError, PeerLost, Remote
 from peatnet.log import get_logger
 from peatnet.net.addresses import check_can_listen, to_announce
 from peatnet.net.connections import Connections, connection_config, resource_manager
+from peatnet.net.effort import Efforts
 from peatnet.net.frames import FrameStream
 from peatnet.net.identity_keys import refuse_other_keys
 from peatnet.net.negotiation import OneTripClient, OneTripServer, bound_messages
@@ -72,6 +74,7 @@ class Host:
     Attributes:
         peer_id: our own peer id, as base58 text.
         standing: offences and bans, shared by all that deals with peers.
+        efforts: what each peer may make us do, shared likewise.
         on_change: called when a peer's first connection opens or its last one ends.
         on_ban: called with a peer id when it is banned.
     """
@@ -79,13 +82,14 @@ class Host:
     def __init__(self, host: IHost, peer_id: str) -> None:
         self.peer_id = peer_id
         self.standing = Standing()
+        self.efforts = Efforts()
         self.libp2p = host
         self.on_change: list[PeerCallback] = []
         self.on_ban: list[Callable[[str], None]] = []
         self._connected: set[str] = set()
         self._nursery: trio.Nursery | None = None
         network: Any = host.get_network()
-        self._connections = Connections(network, self._admits, self._violated)
+        self._connections = Connections(network, self._admits, self._violated, self.efforts)
         self._library_handler = host._swarm_stream_handler  # type: ignore[attr-defined]  # noqa: SLF001  # the one door that all inbound streams pass
         network.set_stream_handler(self._guard_stream)
         network.register_notifee(_Notifee(self))
@@ -109,7 +113,8 @@ class Host:
         """Serve inbound streams of a protocol. The stream is ended when the handler returns or raises."""
 
         async def run(stream: INetStream) -> None:
-            frames = FrameStream(stream, _peer_of(stream))
+            peer_id = _peer_of(stream)
+            frames = FrameStream(stream, peer_id, self.efforts.of(peer_id))
             try:
                 await handler(frames)
                 await frames.finish()
@@ -354,6 +359,8 @@ async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncI
     # It would ask each peer what it is, and remember for ever what each has said, up to a megabyte. We answer, but do not ask.
     basic._schedule_identify = _ask_nothing  # noqa: SLF001  # the one door
     basic.remove_stream_handler(ID_PUSH)
+    # For ever it would keep a set for each peer that has ever asked; and the muxer has pings of its own.
+    basic.remove_stream_handler(PING)
     host = Host(libp2p_host, str(ID.from_pubkey(key_pair.public_key)))
     async with libp2p_host.run(listen_addrs=[Multiaddr(text) for text in listen]):
         if len(host.listening) < len(listen):

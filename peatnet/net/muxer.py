@@ -1,6 +1,6 @@
 """yamux with the guards that py-libp2p's lacks: writes that survive cancellation, bounds, and a pulse.
 
-py-libp2p 0.8.1's yamux leaves five doors open, and this module shuts them:
+py-libp2p 0.8.1's yamux leaves seven doors open, and this module shuts them:
 
 - A task that is cancelled while it writes leaves half a frame on the wire, and the connection is lost to all
   its streams. Here a writer task of the connection's own puts every frame on the wire whole. Control frames
@@ -9,6 +9,9 @@ py-libp2p 0.8.1's yamux leaves five doors open, and this module shuts them:
   without end: here there are 64 at once.
 - The window of a stream that a peer opened grows to 16 MiB. Here it stays what it is at the start, since
   inbound streams carry requests and gossip; that of our own streams grows to half of that.
+- What nobody reads is bounded for each stream only. Here it is for a whole node; see ``unread``.
+- Frames that are cheap to send and costly to take may come as fast as the line brings them. Here nothing more is read of a
+  connection for a moment when its peer has sent too many; see ``effort``.
 - Of each stream that ends while somebody reads it an event is kept as long as the connection. Here it is not.
 - A peer that falls silent is never noticed. Here it is pinged, and cut off when nothing at all comes any more.
   Any byte counts as a sign of life, so a connection that is busy with a transfer is never in doubt.
@@ -24,16 +27,12 @@ from typing import TYPE_CHECKING, Any
 import trio
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import ConnectionClosedError
-from libp2p.io.utils import read_exactly
-from libp2p.protocol_muxer.exceptions import MultiselectError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
-from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import (
     DEFAULT_WINDOW_SIZE,
     FLAG_SYN,
     GO_AWAY_NORMAL,
     HEADER_SIZE,
-    PROTOCOL_ID,
     TYPE_GO_AWAY,
     TYPE_PING,
     YAMUX_HEADER_FORMAT,
@@ -42,14 +41,20 @@ from libp2p.stream_muxer.yamux.yamux import (
 )
 
 from peatnet.log import get_logger
+from peatnet.net.effort import cost_of_frame
 from peatnet.net.quick_lock import GiveWay, QuickLock
+from peatnet.net.stream_tables import Events, Streams
+from peatnet.net.stream_window import limit_window
+from peatnet.net.unread import Unread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
-    from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
-    from libp2p.custom_types import TProtocol
+    from libp2p.abc import IMuxedStream, ISecureConn
     from libp2p.peer.id import ID
+
+    from peatnet.net.effort import Effort
+    from peatnet.net.unread import NodeUnread
 
 # A peer that was silent for the first time is pinged; one that was silent for the second is given up. Busy
 # machines answer late: the second leaves room for that. Who was dialled waits longer with its ping, so that one
@@ -63,8 +68,8 @@ OPEN_TIMEOUT = 10.0
 # Streams that the peer has opened and that are not gone yet; one more is reset.
 MAX_INBOUND_STREAMS = 64
 MAX_OUTBOUND_WINDOW = 8 * 1024 * 1024
-# py-libp2p's writers look for credit every 10 ms, so no round trip is shorter than that to a window.
-SHORTEST_ROUND_TRIP = 0.01
+# How often a connection that is held back looks whether there is room again, in seconds.
+LOOK_FOR_ROOM = 0.02
 # Frames of so many bytes in all are written together.
 TOGETHER = 16 * 1024
 # Control frames that wait for the socket. A peer that reads nothing and makes us answer gets no further.
@@ -82,22 +87,6 @@ class _Frame:
     failed: bool = False
 
 
-class _Events(dict[int, trio.Event]):
-    """Those of streams that there are.
-
-    Whoever reads a stream, in py-libp2p, puts another event in the place of the one that woke it, and does not look whether
-    the stream has gone with that.
-    """
-
-    def __init__(self, streams: Mapping[int, object]) -> None:
-        super().__init__()
-        self._streams = streams
-
-    def __setitem__(self, stream_id: int, event: trio.Event) -> None:
-        if stream_id in self._streams:
-            super().__setitem__(stream_id, event)
-
-
 class Muxer(Yamux):
     """One guarded yamux connection.
 
@@ -105,41 +94,65 @@ class Muxer(Yamux):
         secured_conn: the connection below, encrypted, with the peer proved.
         peer_id: the peer.
         on_violation: called with what the peer did, when no honest one could have done it.
+        effort: what the peer may make us do.
+        unread: what waits to be read in the whole node.
     """
 
     def __init__(
-        self, secured_conn: ISecureConn, peer_id: ID, on_violation: Callable[[str], None]
+        self,
+        secured_conn: ISecureConn,
+        peer_id: ID,
+        on_violation: Callable[[str], None],
+        effort: Effort,
+        unread: NodeUnread,
     ) -> None:
         super().__init__(secured_conn, peer_id, is_initiator=secured_conn.is_initiator)
         self._on_violation = on_violation
+        self._effort = effort
         self._heard_at = trio.current_time()
         self._waiting: deque[_Frame] = deque()
         self._filled = trio.Event()
         self._writable = True
         # Nothing is waited for under it.
         self.streams_lock = QuickLock()  # type: ignore[assignment]
-        self.stream_events = _Events(self.streams)
-        self._listen_for_life(secured_conn)
+        self._inbound_and_ours = Streams()
+        self.streams = self._inbound_and_ours
+        self._unread = Unread(unread)
+        self.stream_buffers = self._unread  # type: ignore[assignment]  # buffers all the same
+        self.stream_events = Events(self.streams)
+        self._listen(secured_conn)
 
-    def _listen_for_life(self, secured_conn: Any) -> None:
-        read_message, read = secured_conn.conn.read_msg, secured_conn.read
-        give_way = GiveWay()
+    def _listen(self, secured_conn: Any) -> None:
+        read_message = secured_conn.conn.read_msg
+        self._read = secured_conn.read
 
         async def read_msg(*arguments: Any) -> bytes:
             message: bytes = await read_message(*arguments)
             self._heard_at = trio.current_time()
             return message
 
-        async def read_in_turn(n: int | None = None) -> bytes:
+        secured_conn.conn.read_msg = read_msg
+        # py-libp2p's reader takes the headers of frames from here, and what is behind them by `_read_data_body`.
+        secured_conn.read = self._header_reader()
+
+    def _header_reader(self) -> Callable[..., Awaitable[bytes]]:
+        give_way = GiveWay()
+        effort = self._effort
+        seconds = 0.0
+
+        async def read_header(n: int | None = None) -> bytes:
+            nonlocal seconds
             await give_way.step()  # a message may carry thousands of frames
+            if seconds:
+                await trio.sleep(seconds)
             if not self._writable:
                 # What is decrypted already is not looked at, or each ping of it would have the connection live 10 ms more.
                 raise ConnectionClosedError("connection closed")
-            data: bytes = await read(n)
-            return data
+            header: bytes = await self._read(n)
+            seconds = effort.owe(cost_of_frame(header))
+            return header
 
-        secured_conn.conn.read_msg = read_msg
-        secured_conn.read = read_in_turn
+        return read_header
 
     # Life and death
 
@@ -153,6 +166,7 @@ class Muxer(Yamux):
         finally:
             await self.abort()
             self.event_closed.set()
+            self.stream_buffers.clear()  # where the reader was cancelled, nobody has
 
     async def abort(self) -> None:
         """Close the socket now, whatever waits for it. Never blocks; the reader ends the streams."""
@@ -284,7 +298,7 @@ class Muxer(Yamux):
         """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + OPEN_TIMEOUT):
             stream = await super().open_stream()
-            _limit_window(stream, MAX_OUTBOUND_WINDOW)
+            limit_window(stream, MAX_OUTBOUND_WINDOW)
             return stream
         raise MuxedStreamError("too many streams are open")
 
@@ -294,8 +308,10 @@ class Muxer(Yamux):
             stream = await super().accept_stream()
             if not isinstance(stream, YamuxStream):
                 return stream
-            _limit_window(stream, DEFAULT_WINDOW_SIZE)
-            if sum(not each.is_initiator for each in self.streams.values()) <= MAX_INBOUND_STREAMS:
+            if stream.stream_id not in self.streams:
+                continue  # the peer has reset it already, and nobody needs to hear of it
+            limit_window(stream, DEFAULT_WINDOW_SIZE)
+            if self._inbound_and_ours.inbound <= MAX_INBOUND_STREAMS:
                 return stream
             await stream.reset()
             self.streams.pop(stream.stream_id, None)
@@ -310,75 +326,22 @@ class Muxer(Yamux):
 
     async def _read_data_body(self, length: int) -> bytes:
         # Called for each data frame before it is read, with nothing of it buffered yet.
-        held = sum(map(len, self.stream_buffers.values()))
-        granted = sum(stream.target_recv_window for stream in self.streams.values())
-        if held + length > granted + WINDOW_SLACK:
-            self._violated(f"sent {held + length} bytes, beyond its windows")
-        # py-libp2p sets a time limit here, for each frame anew. The pulse does the same for less.
-        return await read_exactly(self.secured_conn, length)
-
-
-class _WriterLock:
-    """What py-libp2p's streams need of their ReadWriteLock."""
-
-    def __init__(self) -> None:
-        self._lock = QuickLock()
-
-    def write_lock(self) -> QuickLock:
-        """To be held while a frame is made."""
-        return self._lock
-
-
-def _limit_window(stream: YamuxStream, limit: int) -> None:
-    """Let a stream's receive window grow to ``limit`` only, and grant credit exactly, in large pieces.
-
-    Credit is due once half the window has been read; the window doubles while that happens within four round
-    trips, as in go-yamux. py-libp2p's own way sends a frame for nearly every read.
-    """
-    # Nothing is waited for under either: the frame that was made is written without them.
-    stream.window_lock = QuickLock()  # type: ignore[assignment]
-    stream.rw_lock = _WriterLock()  # type: ignore[assignment]
-    unreported = 0
-
-    async def release(bytes_read: int = 0) -> None:
-        nonlocal unreported
-        unreported += bytes_read
-        if unreported < stream.target_recv_window // 2:
-            return
-        now = trio.current_time()
-        credit, unreported = unreported, 0
-        quick = now - stream.epoch_start < 4 * max(stream.conn.rtt(), SHORTEST_ROUND_TRIP)
-        if quick and stream.target_recv_window < limit:
-            credit += stream.target_recv_window
-            stream.target_recv_window *= 2
-        stream.epoch_start = now
-        stream.recv_window += credit
-        await stream.send_window_update(credit)
-
-    stream._auto_tune_and_send_window_update = release  # type: ignore[method-assign]  # noqa: SLF001  # called after each read
-
-
-class MuxerSelector(MuxerMultistream):
-    """Agrees on yamux and makes guarded connections; refuses peers before anything of theirs is handled.
-
-    Args:
-        admits: whether connections with this peer are wanted.
-        on_violation: called with the peer and what it did.
-    """
-
-    def __init__(
-        self, admits: Callable[[str], bool], on_violation: Callable[[str, str], None]
-    ) -> None:
-        super().__init__({PROTOCOL_ID: Muxer})  # type: ignore[dict-item]  # TProtocol is a NewType of str
-        self._admits = admits
-        self._on_violation = on_violation
-
-    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
-        """Make the muxed connection. Raises MultiselectError for a peer that is not admitted."""
-        name = str(peer_id)
-        if not self._admits(name):
-            raise MultiselectError(f"{name} is not admitted")
-        protocol: TProtocol
-        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
-        muxer = Muxer(conn, peer_id, lambda what: self._on_violation(name, what))
-        return self._annotate_connection(muxer, conn, protocol)
+        unread = self._unread
+        if unread.held + length > WINDOW_SLACK:
+            granted = sum(stream.target_recv_window for stream in self.streams.values())
+            if unread.held + length > granted + WINDOW_SLACK:
+                self._violated(f"sent {unread.held + length} bytes, beyond its windows")
+        while unread.is_over(length):
+            # Nothing is heard of the peer meanwhile, so this ends at DEAD_AFTER.
+            if not self._writable:
+                raise ConnectionClosedError("connection closed")
+            await trio.sleep(LOOK_FOR_ROOM)
+        unread.count(length)  # it may take its time
+        try:
+            # py-libp2p sets a time limit here, for each frame anew. The pulse does the same for less.
+            data: bytes = await self._read(length)
+        finally:
+            unread.count(-length)
+        if len(data) < length:
+            raise ConnectionClosedError("connection closed within a frame")
+        return data

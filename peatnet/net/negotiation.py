@@ -6,7 +6,7 @@ both leave at once, as with go-libp2p, and both answers are read then. Nothing e
 speak the protocol would take it for another wish.
 
 py-libp2p reads messages of any length, and a stranger's before he is anybody: whatever came until the time was up would lie in
-memory. Here they are short, for all negotiations: of streams, of the muxer, of Noise.
+memory. And it answers as many as come. Here they are short and few, for all negotiations: of streams, of the muxer, of Noise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from libp2p.exceptions import ParseError
 from libp2p.io.exceptions import IOException
-from libp2p.protocol_muxer import multiselect_communicator
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import (
@@ -38,11 +37,25 @@ if TYPE_CHECKING:
 
 # A protocol's name; or all that one speaks, which we never ask for.
 MAX_MESSAGE = 1024
+# Of one negotiation: the hello, and a wish for each protocol that may do, of which the most talkative have six or seven.
+MAX_MESSAGES = 16
 
 
 def bound_messages() -> None:
     """From now on, for all negotiations of this process. Said again, it changes nothing."""
-    multiselect_communicator.read_delim = _read_message  # type: ignore[attr-defined]
+    MultiselectCommunicator.read = _read  # type: ignore[method-assign]
+
+
+async def _read(self: MultiselectCommunicator) -> str:
+    """The next message of a negotiation, each of which has a communicator of its own."""
+    count = vars(self).get("messages", 0)
+    if count >= MAX_MESSAGES:
+        raise MultiselectCommunicatorError(f"more than {MAX_MESSAGES} messages")
+    vars(self)["messages"] = count + 1
+    try:
+        return (await _read_message(self.read_writer)).decode()
+    except (ParseError, IOException, UnicodeDecodeError) as error:
+        raise MultiselectCommunicatorError(f"cannot read: {error}") from error
 
 
 async def _read_message(reader: Reader) -> bytes:

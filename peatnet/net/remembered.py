@@ -26,11 +26,15 @@ class Allowances:
 
     def take(self, name: str) -> bool:
         """Take one of its tokens; False where there is none."""
+        return self.of(name).take(trio.current_time())
+
+    def of(self, name: str) -> Allowance:
+        """What one of them has. Whoever keeps hold of it shares it with nobody once it is forgotten here."""
         allowance = self._each.setdefault(name, Allowance(self._rate, self._burst))
         self._each.move_to_end(name)
         if len(self._each) > MAX_REMEMBERED:
             self._each.popitem(last=False)
-        return allowance.take(trio.current_time())
+        return allowance
 
 
 class Newest:

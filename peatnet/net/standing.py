@@ -116,8 +116,17 @@ class Allowance:
         self._tokens -= 1.0
         return True
 
+    def owe(self, tokens: float, now: float) -> float:
+        """Take so many tokens, also those that are not there yet; returns the seconds until they are."""
+        self._fill(now)
+        self._tokens -= tokens
+        return max(0.0, -self._tokens) / self._rate
+
     def wait(self, now: float) -> float:
         """Seconds until there is a token; 0 where there is one."""
+        self._fill(now)
+        return max(0.0, 1.0 - self._tokens) / self._rate
+
+    def _fill(self, now: float) -> None:
         self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
         self._at = now
-        return max(0.0, 1.0 - self._tokens) / self._rate

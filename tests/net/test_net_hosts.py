@@ -372,6 +372,23 @@ async def test_what_peers_say_of_themselves_by_identify_is_not_remembered() -> N
             assert not basic.get_peerstore().has_peer(ID.from_base58(other.peer_id))
 
 
+async def test_nothing_is_kept_of_those_who_came_and_went() -> None:
+    async with host() as first:
+        network: Any = first.libp2p.get_network()
+        for _ in range(3):
+            async with host() as second:
+                await second.connect(first.peer_id, first.listening)
+                with pytest.raises(
+                    PeerLost, match="/ipfs/ping"
+                ):  # which would keep a set for each that has asked
+                    await second.open_stream(first.peer_id, "/ipfs/ping/1.0.0")
+            await until(lambda: not first.connected and not network.get_connections())
+        connector = network.auto_connector
+        assert not [
+            name for name, value in vars(connector).items() if isinstance(value, dict) and value
+        ]
+
+
 # Bans
 
 

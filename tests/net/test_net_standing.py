@@ -120,3 +120,13 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
     assert allowance.take(100.0)
     assert not allowance.take(50.0)
     assert not allowance.take(50.5)
+
+
+def test_what_is_owed_is_paid_in_time() -> None:
+    allowance = Allowance(10.0, 20.0)
+    assert allowance.owe(15, 100.0) == 0
+    assert allowance.owe(15, 100.0) == 1.0
+    assert not allowance.take(100.5)
+    assert allowance.owe(0, 101.0) == 0
+    assert allowance.wait(101.0) == 0.1
+    assert allowance.owe(30, 200.0) == 1.0  # more than the burst there never is
