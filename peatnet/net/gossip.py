@@ -11,12 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.stream.exceptions import StreamReset
+from libp2p.io.exceptions import IOException, MessageTooLarge
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.stream.exceptions import StreamError, StreamReset
 from libp2p.peer.id import ID
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.validators import signature_validator
@@ -25,10 +26,10 @@ from libp2p.tools.anyio_service import background_trio_service
 from peatnet.errors import PeatnetError, RemoteProtocolError
 from peatnet.log import get_logger
 from peatnet.net.gossip_control import GuardedRouter
+from peatnet.net.gossip_reader import MAX_RPC, Desk, RpcStream
 from peatnet.net.node_status import MAX_STATUS, NodeStatus
 from peatnet.net.presence import MAX_PRESENCE, Presence
 from peatnet.net.quick_lock import spare_turns
-from peatnet.net.read_ahead import ReadAhead
 from peatnet.net.remembered import Allowances, Newest
 from peatnet.net.sender_records import spare_sender_records
 from peatnet.net.standing import Allowance, Offence
@@ -45,12 +46,8 @@ RECORDS_TOPIC = "/peatnet/records/1"
 PRESENCE_TOPIC = "/peatnet/presence/1"
 STATUS_TOPIC = "/peatnet/status/1"
 
-# A whole RPC may carry several messages; gossipsub's control messages are small.
-MAX_RPC = 512 * 1024
 # Each holds so much while it comes. One is enough; who opens another has lost the first, and may not know it.
 MAX_STREAMS_PER_PEER = 4
-# Read of one stream at once, at the most.
-READ_SIZE = 64 * 1024
 # News a second from one forwarder, over all topics, and the burst it may have. A fleet of 100 nodes that
 # all say hello at once stays below it.
 NEWS_RATE = 100.0
@@ -86,9 +83,6 @@ MAX_AROUND = 1024
 MAX_LATE_RECORD, MAX_LATE = 1024, 64
 
 log = get_logger(__name__)
-
-# Whose stream the present task reads.
-_reads_from: ContextVar[ID] = ContextVar("_reads_from")
 
 Judge = Callable[["ID", "rpc_pb2.Message"], Awaitable[bool]]
 JudgeRecord = Callable[[str, bytes], Awaitable[bool]]
@@ -126,7 +120,7 @@ class _GuardedPubsub(Pubsub):
     ) -> None:
         self._peatnet_host = host
         self._talk = talk
-        self.nursery = nursery
+        self._desk = Desk(nursery, self.push_msg)
         self._news = Allowances(NEWS_RATE, NEWS_BURST)
         self._newest = Newest()
         self._changes = Allowances(CHANGE_RATE, CHANGE_BURST)
@@ -213,18 +207,6 @@ class _GuardedPubsub(Pubsub):
             return False
         return True
 
-    def _is_subscribed_to_msg(self, msg: rpc_pb2.Message) -> bool:
-        # Asked about each message before it gets a task of its own; py-libp2p's manager of those takes longer for it than
-        # all else takes about a repetition, as most messages are. So the others get one here.
-        peer_id = _reads_from.get()
-        if (
-            self._talk.admits(peer_id)
-            and super()._is_subscribed_to_msg(msg)
-            and not self._is_msg_seen(msg)
-        ):
-            self.nursery.start_soon(self.push_msg, peer_id, msg)
-        return False
-
     def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
         # Each that is new gets three tasks of py-libp2p's, for each of which all tasks are looked through.
         if self._changes.take(str(origin_id)):
@@ -261,17 +243,37 @@ class _GuardedPubsub(Pubsub):
             await stream.reset()
 
     async def _read_stream(self, stream: INetStream) -> None:
-        _reads_from.set(stream.muxed_conn.peer_id)
+        peer_id = stream.muxed_conn.peer_id
+        rpcs = RpcStream(stream, self._peatnet_host.efforts.of(str(peer_id)))
         try:
-            ahead = _ReadAheadStream(stream)
-            await super().continuously_read_stream(ahead)  # type: ignore[arg-type]  # as much as it needs
+            while True:
+                await self._take(peer_id, await rpcs.receive())
+        except MessageTooLarge:
+            await stream.reset()
+            self._handle_dead_peer(peer_id)
+        except (StreamError, IOException, RawConnError) as exc:
+            log.debug("gossip stream ended", peer=str(peer_id), end=repr(exc))
         except (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise  # the caller's case: the stream is gone
         except Exception as exc:  # noqa: BLE001  # protobuf's DecodeError and whatever else garbage causes
-            peer_id = str(stream.muxed_conn.peer_id)
             reason = f"malformed gossip: {type(exc).__name__}"
-            self._peatnet_host.offend(peer_id, Offence.MALFORMED, reason)
+            self._peatnet_host.offend(str(peer_id), Offence.MALFORMED, reason)
             await stream.reset()
+
+    async def _take(self, peer_id: ID, rpc: rpc_pb2.RPC) -> None:
+        for message in rpc.publish:
+            # Most messages are repetitions, and a task for each would take longer than all else does about it.
+            if (
+                self._talk.admits(peer_id)
+                and self._is_subscribed_to_msg(message)
+                and not self._is_msg_seen(message)
+            ):
+                await self._desk.bring(peer_id, message)
+        if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:
+            for subscription in rpc.subscriptions:
+                self.handle_subscription(peer_id, subscription)
+        if rpc.HasField("control"):
+            await self.router.handle_rpc(rpc, peer_id)
 
 
 def _malformed(msg: rpc_pb2.Message) -> str | None:
@@ -284,16 +286,6 @@ def _malformed(msg: rpc_pb2.Message) -> str | None:
     if data_size > LARGEST[msg.topicIDs[0]] or size - data_size > MAX_AROUND:
         return f"gossip of {size} bytes, {data_size} of them data"
     return None
-
-
-class _ReadAheadStream(ReadAhead):
-    """As much of a stream as pubsub's reader needs."""
-
-    def __init__(self, stream: INetStream) -> None:
-        super().__init__(stream, READ_SIZE)
-        self.muxed_conn = stream.muxed_conn
-        self.metric_send_channel = None
-        self.reset = stream.reset
 
 
 class Gossip:

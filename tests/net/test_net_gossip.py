@@ -21,7 +21,7 @@ from libp2p.utils.varint import encode_varint_prefixed
 from net_tools import PATIENCE, host, network, offences_of, place, two_networks, until, withdrawal
 
 from peatnet.blobs import Hash
-from peatnet.net import gossip
+from peatnet.net import gossip, gossip_reader
 from peatnet.net.gossip import MAX_LATE, MAX_LATE_RECORD, PRESENCE_TOPIC, RECORDS_TOPIC
 from peatnet.net.presence import MAX_PRESENCE
 from peatnet.net.standing import Offence
@@ -253,6 +253,46 @@ async def test_a_flood_in_one_rpc_is_not_read_to_its_end(
         await stream.write(encode_varint_prefixed(packed))
         await until(lambda: first.peer_id in two.banned() and not two.connected)
         assert len(offences) < 100
+
+
+@pytest.mark.parametrize(("each", "total", "expected"), [(3, 100, 3), (100, 4, 4)])
+async def test_of_many_messages_so_many_are_judged_at_once_and_the_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int, total: int, expected: int
+) -> None:
+    monkeypatch.setattr(gossip_reader, "MAX_JUDGED_PER_PEER", each)
+    monkeypatch.setattr(gossip_reader, "MAX_JUDGED", total)
+    author = create_new_key_pair(bytes(32))
+    async with meshed(tmp_path) as (first, second, one, two):
+        await until(lambda: len(pubsub_of(two)._readers) == 1)
+        at_work, most, judged, go = 0, 0, 0, trio.Event()
+
+        async def judge(_forwarder: ID, _message: rpc_pb2.Message) -> bool:
+            nonlocal at_work, most, judged
+            at_work += 1
+            most = max(most, at_work)
+            await go.wait()
+            at_work -= 1
+            judged += 1
+            return False
+
+        pubsub_of(two).judges[RECORDS_TOPIC] = judge
+        said = [signed(author, number, RECORDS_TOPIC, b"") for number in range(1, 21)]
+        packed = rpc_pb2.RPC(publish=said).SerializeToString()
+        streams = [await gossip_stream(one._host, second.peer_id) for _ in range(2)]
+        await streams[0].write(encode_varint_prefixed(packed))
+        await until(lambda: at_work == expected)
+        await streams[1].write(encode_varint_prefixed(packed))
+        # What is said without being judged still comes through, from others and on other streams.
+        topics = pubsub_of(two).peer_topics
+        leave = rpc_pb2.RPC()
+        leave.subscriptions.add(subscribe=False, topicid=PRESENCE_TOPIC)
+        third = await gossip_stream(one._host, second.peer_id)
+        await third.write(encode_varint_prefixed(leave.SerializeToString()))
+        await until(lambda: ID.from_base58(first.peer_id) not in topics.get(PRESENCE_TOPIC, ()))
+        assert at_work == most == expected
+        go.set()
+        await until(lambda: judged >= 20)  # nothing was dropped
+        assert most <= expected
 
 
 async def test_a_node_through_which_others_flood_does_not_pass_it_on(
