@@ -15,6 +15,8 @@ import trio
 from peatnet.errors import PeatnetError, StaleRecord, StorageError, UsageError
 from peatnet.log import get_logger
 from peatnet.net.ports import Taken
+from peatnet.net.remembered import Allowances
+from peatnet.net.standing import Allowance
 from peatnet.records import (
     Catalogue,
     KeyPair,
@@ -41,6 +43,14 @@ CREATE TABLE trusted (peer_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 # A signature check takes some 80 us: after so many, others get their turn.
 _BREATH = 32
+# Records a second of publishers that are not trusted, of all of them together, that are news and are kept; and the burst, for a node that
+# is new in its network: all that it keeps of them in any case, see `CatalogueLimits.untrusted`. Each that comes by gossip is a write to the
+# disk, and what makes them costs nothing: any number of keys, each with a record that it replaces again and again.
+STRANGERS_RATE = 10.0
+STRANGERS_BURST = 4096.0
+# What one peer may use up of that: whoever floods leaves some for what others bring.
+BRINGER_RATE = STRANGERS_RATE / 4
+BRINGER_BURST = STRANGERS_BURST / 2
 
 log = get_logger(__name__)
 
@@ -79,6 +89,9 @@ class Ledger:
         # models again and again.
         self._changes = 0
         self._in_order: tuple[int, list[Model]] = (0, [])
+        self._strangers = Allowance(STRANGERS_RATE, STRANGERS_BURST)
+        self._bringers = Allowances(BRINGER_RATE, BRINGER_BURST)
+        self._unwritten: list[Record] = []
         # Held while records are written or signed: of two records for a slot, the newer must be on disk last.
         self._writing = trio.Lock()
         self._load()
@@ -108,8 +121,14 @@ class Ledger:
             self._in_order = changes, models
         return list(models)
 
-    async def take(self, envelopes: Sequence[bytes]) -> list[Taken]:
+    async def take(self, envelopes: Sequence[bytes], by: str = "") -> list[Taken]:
         """Take in records from anywhere: each is verified, its body checked, and kept where it is news.
+
+        Of publishers that are not trusted only so many a second are kept; the others are refused, and put off.
+
+        Args:
+            envelopes: the records.
+            by: the peer that has brought them; empty for nobody, who may bring any number.
 
         Returns:
             One entry for each envelope, in order; a bad one does not stop the others.
@@ -124,7 +143,7 @@ class Ledger:
             for number, envelope in enumerate(envelopes):
                 if number % _BREATH == _BREATH - 1:
                     await trio.lowlevel.checkpoint()
-                results.append(self._take_one(envelope))
+                results.append(self._take_one(envelope, by))
         finally:
             news = [
                 entry.record
@@ -139,16 +158,32 @@ class Ledger:
                 self._tell(news)
         return results
 
-    def _take_one(self, envelope: bytes) -> Taken:
+    def _take_one(self, envelope: bytes, by: str) -> Taken:
         try:
             record = open_record(envelope)
             manifest = _check_body(record)
         except PeatnetError as exc:
             return Taken(None, None, exc)
+        bounded = bool(by) and not self.is_trusted(record.publisher)
+        if bounded and self.catalogue.is_news(record) and not self._may_bring(by):
+            self.catalogue.put_off(record)
+            return Taken(record, Outcome.REFUSED)
         outcome = self.catalogue.offer(record)
         if outcome is Outcome.ACCEPTED:
             self._note(record, manifest)
+            if bounded:
+                now = trio.current_time()
+                self._strangers.take(now)
+                self._bringers.of(by).take(now)
         return Taken(record, outcome)
+
+    def _may_bring(self, by: str) -> bool:
+        now = trio.current_time()
+        return not (self._strangers.wait(now) or self._bringers.of(by).wait(now))
+
+    def reconsider(self) -> None:
+        """Let what came too fast be wanted again."""
+        self.catalogue.reconsider()
 
     async def sign(
         self, record_type: RecordType, key: str, body: str, *, above: int = -1
@@ -295,9 +330,12 @@ class Ledger:
                 callback(record)
 
     async def _persist(self, records: Sequence[Record]) -> None:
+        """Write records; those that wait for the same moment go in one write, and of an error the one hears who makes it."""
         if records:
+            self._unwritten += records
             async with self._writing:
-                await self._write_current(records)
+                together, self._unwritten = self._unwritten, []
+                await self._write_current(together)
 
     async def _write_current(self, records: Iterable[Record]) -> None:
         """Bring the slots of these records on disk to what the catalogue holds in them now."""

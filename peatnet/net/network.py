@@ -24,6 +24,7 @@ from peatnet.net.catalogue_sync import CatalogueSync
 from peatnet.net.claims import Claims
 from peatnet.net.dialer import Dialer
 from peatnet.net.discovery import watch_mdns
+from peatnet.net.effort import RECORD
 from peatnet.net.gossip import Gossip, TakeStatus, open_gossip
 from peatnet.net.host import Host, PeerCallback, open_host
 from peatnet.net.lanes import Lanes, open_lanes
@@ -184,11 +185,16 @@ class Network:
 
     async def _take_from_sync(self, peer_id: str, envelopes: list[bytes]) -> None:
         results = await self._take(peer_id, envelopes)
+        # Each has taken us the check of a signature. One that was lacking is worth it, if we trust whoever signed it.
+        is_trusted = self._keeper.catalogue.is_trusted
+        accepted = [taken.record for taken in results if taken.outcome is Outcome.ACCEPTED]
+        worth_it = sum(record is not None and is_trusted(record.publisher) for record in accepted)
+        await self._host.efforts.of(peer_id).spend(RECORD * (len(results) - worth_it))
         if any(taken.outcome is Outcome.ACCEPTED for taken in results):
             self._presence_changed()  # the others may lack it as we did; whoever gossips a record tells all
 
     async def _take(self, peer_id: str, envelopes: list[bytes]) -> list[Taken]:
-        results = await self._keeper.take(envelopes)
+        results = await self._keeper.take(envelopes, peer_id)
         for taken in results:
             if taken.fault is not None:
                 kind = "bad signature" if isinstance(taken.fault, SignatureError) else "bad record"
@@ -292,6 +298,7 @@ class Network:
     async def _sync_now_and_then(self) -> None:
         while True:
             await trio.sleep(SYNC_INTERVAL * self._rng.uniform(0.75, 1.25))
+            self._keeper.reconsider()
             peers = sorted(self._host.connected)
             if peers:
                 self._sync_soon(self._rng.choice(peers))

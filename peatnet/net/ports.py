@@ -30,6 +30,10 @@ class RecordKeeper(Protocol):
 
     catalogue: Catalogue
 
-    async def take(self, envelopes: Sequence[bytes]) -> list[Taken]:
-        """Verify and keep what is news; one entry for each envelope, in order."""
+    async def take(self, envelopes: Sequence[bytes], by: str) -> list[Taken]:
+        """Verify and keep what is news of what a peer has brought; one entry for each envelope, in order."""
+        ...
+
+    def reconsider(self) -> None:
+        """Let what came too fast be wanted again. Called about once a minute."""
         ...

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 MAX_COMMANDS = 64
 
+_NONE = (-1, b"")  # older than any (sequence, tie)
+
 
 class Outcome(StrEnum):
     """What became of a record that was offered; the module's table says when."""
@@ -71,7 +73,8 @@ class CatalogueLimits:
         trusted: of all trusted publishers together, beyond what `publisher` gives to each of them.
         untrusted: of all other publishers together.
         publisher: of one publisher that is not trusted; what one that is trusted may have in any case.
-        refused: how many refused slots are remembered, so that they are not asked for again and again.
+        refused: how many refused slots are remembered, so that they are not asked for again and again; and as many that
+            were put off.
         commands: of one publisher on one model, canceled ones included.
     """
 
@@ -123,7 +126,9 @@ class Catalogue:
         self._commands: dict[tuple[PeerId, str], set[bytes]] = {}  # slots, by publisher and model
         self._pruned: set[bytes] = set()  # slots
         self._digest = SetDigest()
-        self._refused: dict[bytes, tuple[int, bytes]] = {}  # slot: the newest (sequence, tie)
+        # By slot, the newest (sequence, tie). The second are not for want of room, and do not stay for long.
+        self._refused: dict[bytes, tuple[int, bytes]] = {}
+        self._put_off: dict[bytes, tuple[int, bytes]] = {}
 
     def __eq__(self, other: object) -> bool:
         return self._records == other._records if isinstance(other, Catalogue) else NotImplemented
@@ -146,18 +151,31 @@ class Catalogue:
         else:
             held = self._oldest_command(record)
             if held is not None and record.order < held.order:
-                self._remember_refusal(record)
+                self._remember(record, self._refused)
                 return Outcome.STALE
         if not self._admits(record, held):
-            self._remember_refusal(record)
+            self._remember(record, self._refused)
             return Outcome.REFUSED
         if held is not None:
             self._drop(held)
             if held.slot != record.slot:
                 self._pruned.add(held.slot)
-                self._remember_refusal(held)
+                self._remember(held, self._refused)
         self._put(record)
         return Outcome.ACCEPTED
+
+    def is_news(self, record: Record) -> bool:
+        """Whether nothing as new is held in the record's slot."""
+        held = self._records.get(record.slot)
+        return held is None or record.order > held.order
+
+    def put_off(self, record: Record) -> None:
+        """Not take in a record now, nor want it, until :meth:`reconsider` is called."""
+        self._remember(record, self._put_off)
+
+    def reconsider(self) -> None:
+        """Want again what was put off."""
+        self._put_off.clear()
 
     def merge(self, other: Catalogue) -> list[Record]:
         """Offer everything that `other` holds; returns the records that were accepted."""
@@ -226,7 +244,7 @@ class Catalogue:
     def wants(self, summary: Iterable[SlotSummary]) -> list[bytes]:
         """The slots for which `summary` has something newer than is held here, in its order.
 
-        What was refused before is left out until trust changes.
+        What was refused before is left out until trust changes, and what was put off until it is reconsidered.
         """
         found: list[bytes] = []
         for item in summary:
@@ -234,8 +252,8 @@ class Catalogue:
             held = self._records.get(item.slot)
             if held is not None and offered <= (held.sequence, held.id[:TIE_BYTES]):
                 continue
-            refused = self._refused.get(item.slot)
-            if refused is None or offered > refused:
+            refused = self._refused.get(item.slot, _NONE)
+            if offered > refused and offered > self._put_off.get(item.slot, _NONE):
                 found.append(item.slot)
         return found
 
@@ -261,6 +279,7 @@ class Catalogue:
             self._trusted.add(publisher)
             self._move_tally(publisher, trusted=True)
             self._refused.clear()
+            self._put_off.clear()
 
     def distrust(self, publisher: PeerId) -> list[Record]:
         """Stop trusting a publisher; returns what had to go because the limits bind it now, oldest first."""
@@ -295,12 +314,12 @@ class Catalogue:
             return None
         return min((self._records[slot] for slot in slots), key=lambda item: item.order)
 
-    def _remember_refusal(self, record: Record) -> None:
+    def _remember(self, record: Record, among: dict[bytes, tuple[int, bytes]]) -> None:
         mark = record.sequence, record.id[:TIE_BYTES]
-        known = self._refused.pop(record.slot, mark)
-        self._refused[record.slot] = max(known, mark)
-        if len(self._refused) > self._limits.refused:
-            del self._refused[next(iter(self._refused))]  # the one refused longest ago
+        known = among.pop(record.slot, mark)
+        among[record.slot] = max(known, mark)
+        if len(among) > self._limits.refused:
+            del among[next(iter(among))]  # the one that came longest ago
 
     def _trim(self, publisher: PeerId) -> list[Record]:
         own = self._publishers.get(publisher, _Publisher()).held

@@ -12,10 +12,19 @@ import trio
 import trio.testing
 from support.records import manifest_of, record_of
 
+from peatnet import ledger as ledger_module
 from peatnet.blobs import Database
 from peatnet.errors import DiskFull, InvalidManifest, LocalProtocolError
 from peatnet.ledger import Draft, Ledger
-from peatnet.records import KeyPair, Record, RecordType, sign_record
+from peatnet.records import (
+    Catalogue,
+    KeyPair,
+    Outcome,
+    Record,
+    RecordType,
+    open_record,
+    sign_record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,9 +39,12 @@ class SlowOrFullDatabase(Database):
 
     gate: threading.Event | None = None
     full = False
+    count = 0
+    """Transactions so far."""
 
     @contextmanager
     def transaction(self) -> Iterator[Self]:
+        self.count += 1
         gate, self.gate = self.gate, None
         if gate is not None:
             gate.wait(2)
@@ -184,6 +196,77 @@ async def test_models_are_in_order_and_follow_every_change(
     assert told() == [("b@1.0.0", True), ("c@1.0.0", False)]
     ledger.models().clear()
     assert len(told()) == 2
+
+
+def strangers(count: int, sequence: int = 1) -> list[bytes]:
+    """A record each of so many keys that cost nothing."""
+    keys = (KeyPair.from_seed(bytes([9, *number.to_bytes(31)])) for number in range(count))
+    return [withdrawal(each, "a@1.0.0", sequence) for each in keys]
+
+
+async def outcomes(ledger: Ledger, envelopes: list[bytes], by: str) -> list[Outcome | None]:
+    return [taken.outcome for taken in await ledger.take(envelopes, by)]
+
+
+YES, NO, TWICE = Outcome.ACCEPTED, Outcome.REFUSED, Outcome.DUPLICATE
+
+
+@pytest.fixture
+def few_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "STRANGERS_RATE", 1e-9)
+    monkeypatch.setattr(ledger_module, "STRANGERS_BURST", 6.0)
+    monkeypatch.setattr(ledger_module, "BRINGER_RATE", 1e-9)
+    monkeypatch.setattr(ledger_module, "BRINGER_BURST", 4.0)
+
+
+@pytest.mark.usefixtures("few_strangers")
+async def test_of_strangers_so_many_records_are_kept(
+    database: SlowOrFullDatabase, model: Path
+) -> None:
+    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    all_of_them = strangers(10)
+    # Of one that floods, and what another brings.
+    assert await outcomes(ledger, all_of_them[:6], "one") == [YES] * 4 + [NO] * 2
+    assert await outcomes(ledger, all_of_them[6:], "two") == [YES] * 2 + [NO] * 2
+    # Also a record that is replaced again and again, for which there is always room.
+    assert await outcomes(ledger, strangers(1, sequence=2), "three") == [NO]
+    # What is known costs nothing, and whoever is trusted waits for nobody.
+    assert await outcomes(ledger, all_of_them[:2], "two") == [TWICE] * 2
+    trusted = [record_of(THEM, manifest_of(model, f"m{number}"), number) for number in range(20)]
+    assert await outcomes(ledger, trusted, "one") == [YES] * 20
+    assert await outcomes(ledger, strangers(11)[10:], "") == [YES]
+    again = Ledger(database, US, [str(THEM.peer_id)])
+    assert again.catalogue == ledger.catalogue
+
+
+@pytest.mark.usefixtures("few_strangers")
+async def test_what_came_too_fast_is_not_asked_for_until_it_is_reconsidered(
+    database: SlowOrFullDatabase,
+) -> None:
+    ledger, source = Ledger(database, US, []), Catalogue()
+    for envelope in strangers(6):
+        source.offer(open_record(envelope))
+    await ledger.take(strangers(6), "one")
+    assert ledger.catalogue.wants(source.summary()) == []
+    ledger.reconsider()
+    assert len(ledger.catalogue.wants(source.summary())) == 2
+    ledger.catalogue.put_off(open_record(strangers(6)[5]))
+    assert await outcomes(ledger, strangers(6)[5:], "two") == [YES]
+
+
+async def test_records_that_come_while_the_disk_is_slow_are_written_together(
+    database: SlowOrFullDatabase,
+) -> None:
+    ledger = Ledger(database, US, [])
+    gate = database.gate = threading.Event()
+    before = database.count
+    async with trio.open_nursery() as nursery:
+        for envelope in strangers(20):
+            nursery.start_soon(ledger.take, [envelope], "one")
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+    assert database.count - before <= 2
+    assert Ledger(database, US, []).catalogue == ledger.catalogue
 
 
 async def test_trust_that_the_disk_refused_is_not_given_or_taken(

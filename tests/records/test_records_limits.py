@@ -124,6 +124,36 @@ def test_the_memory_for_refusals_is_bounded() -> None:
     assert set(catalogue.wants(source.summary())) == everything - kept
 
 
+def test_what_was_put_off_is_wanted_again_when_it_is_reconsidered() -> None:
+    source = Catalogue()
+    fill(source, 0, 3)
+    catalogue = Catalogue(limits=limits(refused=2))
+    for number in range(2):
+        catalogue.put_off(make(key=key(number), sequence=number))
+    left = make(key=key(2), sequence=2).slot
+    assert catalogue.wants(source.summary()) == [left]
+    newer = make(key=key(0), sequence=9)
+    source.offer(newer)
+    assert set(catalogue.wants(source.summary())) == {newer.slot, left}
+    catalogue.reconsider()
+    assert len(catalogue.wants(source.summary())) == 3
+    for number in range(3):
+        catalogue.put_off(make(key=key(number), sequence=9))
+    assert len(catalogue._put_off) == 2
+    catalogue.trust(BOB.peer_id)
+    assert len(catalogue.wants(source.summary())) == 3
+
+
+def test_what_is_news() -> None:
+    catalogue = Catalogue()
+    older, same, newer = (make(key=key(0), sequence=number) for number in (1, 2, 3))
+    assert catalogue.is_news(same)
+    catalogue.offer(same)
+    assert [catalogue.is_news(each) for each in (older, same, newer)] == [False, False, True]
+    catalogue.put_off(newer)
+    assert catalogue.is_news(newer)
+
+
 def test_trust_is_a_set() -> None:
     catalogue = Catalogue([ALICE.peer_id])
     assert catalogue.is_trusted(ALICE.peer_id)
