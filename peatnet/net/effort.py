@@ -33,7 +33,7 @@ BURST = 10_000.0
 # Who is over it waits for no less, in seconds: a wait is not for nothing either.
 SHORTEST_WAIT = 0.02
 
-# A frame of yamux's that carries data costs this, the less the more it carries: half of it with so many bytes.
+# A message of Noise's, and a frame of yamux's that carries data: the less the more it carries, half of it with so many bytes.
 DATA = 1.0
 HALF_AT = 512
 # Any other one, and one that makes us answer.
@@ -87,6 +87,11 @@ class Efforts:
         return Effort(self._allowances, peer_id)
 
 
+def cost_of_data(length: int) -> float:
+    """What it costs to take so many bytes at once."""
+    return DATA * HALF_AT / (HALF_AT + length)
+
+
 def cost_of_frame(header: bytes) -> float:
     """What a frame of yamux's costs us. One that breaks off is the last one."""
     if len(header) < HEADER_SIZE:
@@ -94,7 +99,7 @@ def cost_of_frame(header: bytes) -> float:
     length: int
     _, kind, flags, _, length = _HEADER.unpack(header)
     if kind == TYPE_DATA:
-        return DATA * HALF_AT / (HALF_AT + length) + (STREAM if flags & FLAG_SYN else 0.0)
+        return cost_of_data(length) + (STREAM if flags & FLAG_SYN else 0.0)
     if flags & FLAG_SYN:
         return PING if kind == TYPE_PING else STREAM
     return CONTROL

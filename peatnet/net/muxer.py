@@ -41,7 +41,7 @@ from libp2p.stream_muxer.yamux.yamux import (
 )
 
 from peatnet.log import get_logger
-from peatnet.net.effort import cost_of_frame
+from peatnet.net.effort import cost_of_data, cost_of_frame
 from peatnet.net.quick_lock import GiveWay, QuickLock
 from peatnet.net.stream_tables import Events, Streams
 from peatnet.net.stream_window import limit_window
@@ -68,8 +68,6 @@ OPEN_TIMEOUT = 10.0
 # Streams that the peer has opened and that are not gone yet; one more is reset.
 MAX_INBOUND_STREAMS = 64
 MAX_OUTBOUND_WINDOW = 8 * 1024 * 1024
-# How often a connection that is held back looks whether there is room again, in seconds.
-LOOK_FOR_ROOM = 0.02
 # Frames of so many bytes in all are written together.
 TOGETHER = 16 * 1024
 # Control frames that wait for the socket. A peer that reads nothing and makes us answer gets no further.
@@ -113,6 +111,7 @@ class Muxer(Yamux):
         self._waiting: deque[_Frame] = deque()
         self._filled = trio.Event()
         self._writable = True
+        self._ended = trio.Event()  # when it is not writable any more
         # Nothing is waited for under it.
         self.streams_lock = QuickLock()  # type: ignore[assignment]
         self._inbound_and_ours = Streams()
@@ -129,6 +128,9 @@ class Muxer(Yamux):
         async def read_msg(*arguments: Any) -> bytes:
             message: bytes = await read_message(*arguments)
             self._heard_at = trio.current_time()
+            # To decrypt a byte takes us no less than to take a frame.
+            if seconds := self._effort.owe(cost_of_data(len(message))):
+                await self._pause(seconds)
             return message
 
         secured_conn.conn.read_msg = read_msg
@@ -144,7 +146,7 @@ class Muxer(Yamux):
             nonlocal seconds
             await give_way.step()  # a message may carry thousands of frames
             if seconds:
-                await trio.sleep(seconds)
+                await self._pause(seconds)
             if not self._writable:
                 # What is decrypted already is not looked at, or each ping of it would have the connection live 10 ms more.
                 raise ConnectionClosedError("connection closed")
@@ -153,6 +155,11 @@ class Muxer(Yamux):
             return header
 
         return read_header
+
+    async def _pause(self, seconds: float) -> None:
+        """Read nothing for a while, unless that is over anyway."""
+        with trio.move_on_after(seconds):
+            await self._ended.wait()
 
     # Life and death
 
@@ -283,6 +290,7 @@ class Muxer(Yamux):
 
     def _fail_waiting(self) -> None:
         self._writable = False
+        self._ended.set()
         while self._waiting:
             frame = self._waiting.popleft()
             frame.failed = True
@@ -333,9 +341,9 @@ class Muxer(Yamux):
                 self._violated(f"sent {unread.held + length} bytes, beyond its windows")
         while unread.is_over(length):
             # Nothing is heard of the peer meanwhile, so this ends at DEAD_AFTER.
+            await unread.change()
             if not self._writable:
                 raise ConnectionClosedError("connection closed")
-            await trio.sleep(LOOK_FOR_ROOM)
         unread.count(length)  # it may take its time
         try:
             # py-libp2p sets a time limit here, for each frame anew. The pulse does the same for less.

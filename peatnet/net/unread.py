@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from peatnet.net.watched import Watched
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 # In bytes. All shares together, of as many connections as there may be, are as much again.
 MAX_UNREAD = 32 * 1024 * 1024
 SHARE = 128 * 1024
+# How often a connection that is held back looks whether others have made room, in seconds; of its own it hears at once.
+LOOK_FOR_ROOM = 0.25
 
 
 class NodeUnread:
@@ -46,6 +50,7 @@ class Unread(Watched[int, "_Buffer"]):
         super().__init__()
         self.held = 0
         self._node = node
+        self._waiting: trio.Event | None = None
 
     def __setitem__(self, stream_id: int, buffer: bytes | bytearray) -> None:
         """Put a buffer here; a copy of it that is counted."""
@@ -62,6 +67,15 @@ class Unread(Watched[int, "_Buffer"]):
         """There are so many bytes more, or fewer."""
         self.held += more
         self._node.held += more
+        if self._waiting is not None:
+            self._waiting.set()
+
+    async def change(self) -> None:
+        """Wait until some of this has been read, or LOOK_FOR_ROOM seconds. For one task at a time."""
+        self._waiting = trio.Event()
+        with trio.move_on_after(LOOK_FOR_ROOM):
+            await self._waiting.wait()
+        self._waiting = None
 
     def is_over(self, more: int) -> bool:
         """Whether so many bytes more are to wait."""

@@ -126,6 +126,31 @@ async def test_of_cheap_frames_so_many_are_read(make: Callable[[int], bytes], co
         assert not first.is_banned(second.peer_id)
 
 
+async def test_bytes_that_are_encrypted_one_by_one_are_paid_for_one_by_one() -> None:
+    async with two_hosts() as (first, second), host() as third:
+        first.handle(ECHO, echo)
+        await third.connect(first.peer_id, first.listening)
+        leaves(first, second, FEW)
+        frames_read = counts_frames(muxer_to(first, second))
+        hostile = muxer_to(second, first)
+        flood = frame(TYPE_WINDOW_UPDATE, 0, 9, 1)
+        expected = int(FEW / (1 + len(flood)))
+        for byte in flood * 2 * expected:
+            await hostile.secured_conn.write(bytes([byte]))
+        await until(lambda: frames_read() >= expected - 2)
+        assert await ask(third, first, bytes(4 * MIB - 100)) == bytes(4 * MIB - 100)
+        assert frames_read() <= expected + 2
+
+
+async def test_who_is_held_back_can_be_cut_off_at_once() -> None:
+    async with two_hosts() as (first, second):
+        leaves(first, second, 10)
+        muxer_to(second, first)._put(frame(TYPE_WINDOW_UPDATE, 0, 9, 1) * 100)
+        await until(lambda: used(first, second) > BURST)
+        await first.disconnect(second.peer_id)
+        await until(lambda: not first.connected)
+
+
 async def test_who_was_held_back_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effort, "RATE", 20_000.0)
     monkeypatch.setattr(effort, "BURST", 500.0)
