@@ -36,6 +36,8 @@ SHORTEST_WAIT = 0.02
 # A message of Noise's, and a frame of yamux's that carries data: the less the more it carries, half of it with so many bytes.
 DATA = 1.0
 HALF_AT = 512
+# From so many bytes on it costs nothing: that is bulk, and what it takes us is a matter of its bytes.
+BULK = 16 * 1024
 # Any other one, and one that makes us answer.
 CONTROL = 1.0
 PING = 2.0
@@ -46,8 +48,6 @@ MESSAGE = 5.0
 # A gossip RPC, and what one costs more that asks for something; what is in it has allowances of its own.
 RPC = 1.0
 ASKING = 15.0
-# A record, which has a signature to be verified, of somebody who is not trusted.
-RECORD = 20.0
 
 _HEADER = struct.Struct(YAMUX_HEADER_FORMAT)
 
@@ -89,7 +89,7 @@ class Efforts:
 
 def cost_of_data(length: int) -> float:
     """What it costs to take so many bytes at once."""
-    return DATA * HALF_AT / (HALF_AT + length)
+    return DATA * HALF_AT / (HALF_AT + length) if length < BULK else 0.0
 
 
 def cost_of_frame(header: bytes) -> float:

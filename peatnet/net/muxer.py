@@ -129,7 +129,8 @@ class Muxer(Yamux):
             message: bytes = await read_message(*arguments)
             self._heard_at = trio.current_time()
             # To decrypt a byte takes us no less than to take a frame.
-            if seconds := self._effort.owe(cost_of_data(len(message))):
+            cost = cost_of_data(len(message))
+            if cost and (seconds := self._effort.owe(cost)):
                 await self._pause(seconds)
             return message
 
@@ -151,7 +152,8 @@ class Muxer(Yamux):
                 # What is decrypted already is not looked at, or each ping of it would have the connection live 10 ms more.
                 raise ConnectionClosedError("connection closed")
             header: bytes = await self._read(n)
-            seconds = effort.owe(cost_of_frame(header))
+            cost = cost_of_frame(header)
+            seconds = effort.owe(cost) if cost else 0.0
             return header
 
         return read_header

@@ -24,13 +24,13 @@ from peatnet.net.catalogue_sync import CatalogueSync
 from peatnet.net.claims import Claims
 from peatnet.net.dialer import Dialer
 from peatnet.net.discovery import watch_mdns
-from peatnet.net.effort import RECORD
 from peatnet.net.gossip import Gossip, TakeStatus, open_gossip
 from peatnet.net.host import Host, PeerCallback, open_host
 from peatnet.net.lanes import Lanes, open_lanes
 from peatnet.net.node_status import NodeStatus
 from peatnet.net.peer_source import PeerSource
 from peatnet.net.presence import MAX_GAINED, Presence
+from peatnet.net.remembered import Allowances
 from peatnet.net.small_server import SmallServer
 from peatnet.net.small_stream import SMALL_PROTOCOL
 from peatnet.net.standing import Allowance, Offence
@@ -62,6 +62,10 @@ PRESENCE_BURST = 10.0
 SYNC_INTERVAL = 60.0
 # The least time between two exchanges with one peer whose digest differs: gossip may be on its way.
 SYNC_PAUSE = 5.0
+# Records a second that one peer may bring in exchanges though they are no news, or not of anybody that we trust, and the burst: more than all that
+# a catalogue keeps of untrusted publishers. What is beyond is waited for.
+VAIN_RATE = 500.0
+VAIN_BURST = 5000.0
 # One that was put off while another ran is looked at again after so long, in seconds.
 LOOK_AGAIN = 0.5
 
@@ -105,6 +109,7 @@ class Network:
         self._gained: dict[Hash, None] = {}
         self._presence_at = 0.0  # on trio's clock
         self._presence_hurried = Stirring()
+        self._vain = Allowances(VAIN_RATE, VAIN_BURST)
         self._synced_at: dict[str, float] = {}
         self._syncing: set[str] = set()
         self._sync_again: set[str] = set()  # peers with whom an exchange was wanted while one ran
@@ -189,7 +194,8 @@ class Network:
         is_trusted = self._keeper.catalogue.is_trusted
         accepted = [taken.record for taken in results if taken.outcome is Outcome.ACCEPTED]
         worth_it = sum(record is not None and is_trusted(record.publisher) for record in accepted)
-        await self._host.efforts.of(peer_id).spend(RECORD * (len(results) - worth_it))
+        now = trio.current_time()
+        await trio.sleep(self._vain.of(peer_id).owe(len(results) - worth_it, now))
         if any(taken.outcome is Outcome.ACCEPTED for taken in results):
             self._presence_changed()  # the others may lack it as we did; whoever gossips a record tells all
 

@@ -95,20 +95,20 @@ class _Buffer(bytearray):
             self._count(-len(self))
             self._count = None
 
-    # What py-libp2p does with it
+    # What py-libp2p does with it. Without `super`, which takes as long as the rest: this is the way of each frame.
 
     def extend(self, data: Any) -> None:
-        super().extend(data)
+        bytearray.extend(self, data)
         if self._count is not None:
             self._count(len(data))
 
     def clear(self) -> None:
         if self._count is not None:
             self._count(-len(self))
-        super().clear()
+        bytearray.clear(self)
 
     def __delitem__(self, key: Any) -> None:
         before = len(self)
-        super().__delitem__(key)
+        bytearray.__delitem__(self, key)
         if self._count is not None:
             self._count(len(self) - before)

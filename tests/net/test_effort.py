@@ -21,20 +21,10 @@ from libp2p.stream_muxer.yamux.yamux import (
     YAMUX_HEADER_FORMAT,
 )
 from libp2p.utils import encode_delim
-from net_tools import (
-    PATIENCE,
-    host,
-    muxer_to,
-    network,
-    place,
-    two_hosts,
-    until,
-    withdrawal,
-)
+from net_tools import PATIENCE, host, muxer_to, network, place, two_hosts, until
 
 from peatnet.net import effort
 from peatnet.net.effort import BURST, PING, STREAM, cost_of_frame
-from peatnet.records import KeyPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +35,6 @@ if TYPE_CHECKING:
     from peatnet.net.muxer import Muxer
 
 ECHO = "/test/echo/1"
-STRANGER = KeyPair.from_seed(bytes(32))
 MIB = 1024 * 1024
 FEW = 2000.0
 """An allowance that is used up soon, for tests in which it does not come back."""
@@ -256,25 +245,6 @@ async def test_of_gossip_rpcs_so_many_are_read(tmp_path: Path) -> None:
         assert await ask(third, one._host, bytes(MIB)) == bytes(MIB)
         assert taken.count(peer) <= 52
         assert not one.banned()
-
-
-async def test_records_of_an_exchange_that_were_not_worth_their_check_are_paid_for(
-    tmp_path: Path,
-) -> None:
-    first, second = place(tmp_path / "first"), place(tmp_path / "second")
-    async with network(first) as one, host() as stranger, trio.open_nursery() as nursery:
-        allowance = one._host.efforts.of(stranger.peer_id)._allowance
-        leaves(one._host, stranger, 10 * effort.RECORD)
-        ours = [await second.publish(f"{number}@1") for number in range(10)]
-        await first.ledger.trust(second.peer_id)
-        await one._take_from_sync(stranger.peer_id, ours)
-        assert allowance._tokens == pytest.approx(10 * effort.RECORD, abs=0.01)
-        await one._take_from_sync(stranger.peer_id, ours)  # once more
-        assert allowance._tokens == pytest.approx(0, abs=0.01)
-        nursery.start_soon(one._take_from_sync, stranger.peer_id, [withdrawal(STRANGER, "a@1")])
-        await until(lambda: allowance._tokens < 0)
-        assert len(first.ledger.catalogue) == 11
-        nursery.cancel_scope.cancel()
 
 
 async def test_nobody_goes_on_wishing_for_protocols() -> None:

@@ -260,6 +260,30 @@ async def test_a_forged_record_in_a_batch_does_not_stop_the_others(
 # As a node does it
 
 
+async def test_who_brings_records_in_vain_has_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(net_network, "VAIN_RATE", 1e-9)
+    monkeypatch.setattr(net_network, "VAIN_BURST", 10.0)
+    first, second = place(tmp_path / "first"), place(tmp_path / "second")
+    async with network(first) as one, trio.open_nursery() as nursery:
+        ours = [await second.publish(f"{number}@1") for number in range(10)]
+        await first.ledger.trust(second.peer_id)
+        await one._take_from_sync(second.peer_id, ours)  # news, of one that is trusted
+        await one._take_from_sync(second.peer_id, ours)  # once more
+        waiting = trio.Event()
+
+        async def bring() -> None:
+            await one._take_from_sync(second.peer_id, [record_for(STRANGER, "a@1")])
+            waiting.set()
+
+        nursery.start_soon(bring)
+        await until(lambda: len(first.ledger.catalogue) == 11)
+        await one._take_from_sync("another", ours)
+        assert not waiting.is_set()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_late_joiner_and_one_that_was_away_get_everything(tmp_path: Path) -> None:
     first, second = place(tmp_path / "first"), place(tmp_path / "second")
     for number in range(20):
