@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from peatnet.errors import PeatnetError
+from peatnet.fetching import USUAL_PRIORITY
 from peatnet.log import get_logger
+from peatnet.states import Intent
 from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
@@ -18,8 +20,20 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
+class Wish(NamedTuple):
+    """How something is to be fetched.
+
+    Attributes:
+        choice: which sources it may use.
+        priority: 1, the most urgent, to 5.
+    """
+
+    choice: SourceChoice
+    priority: int
+
+
 class Intents:
-    """The names of fetches, each with the sources that it may use.
+    """The names of fetches, each with how it is wanted.
 
     Attributes:
         left: those that an earlier run of the node left, and that are neither done nor given up.
@@ -27,24 +41,30 @@ class Intents:
 
     def __init__(self, states: States) -> None:
         self._states = states
-        self.left: dict[str, SourceChoice] = {}
+        self.left: dict[str, Wish] = {}
         self._given_up: set[str] = set()
         # An intent that is struck and noted again at once must end up noted.
         self._writing = trio.Lock()
 
     async def load(self) -> None:
         """Find what an earlier run has left."""
-        for name, choice in await trio.to_thread.run_sync(self._states.intents):
-            self.left[name] = SourceChoice(choice)
+        for name, choice, priority in await trio.to_thread.run_sync(self._states.intents):
+            self.left[name] = Wish(SourceChoice(choice), priority)
 
-    async def note(self, name: str, choice: SourceChoice) -> None:
+    def priority_of(self, name: str) -> int:
+        """How urgent what an earlier run has left is; usual where it left nothing of this name."""
+        wish = self.left.get(name)
+        return USUAL_PRIORITY if wish is None else wish.priority
+
+    async def note(self, name: str, wish: Wish) -> None:
         """Somebody asks for this.
 
         Raises:
             DiskFull, StorageError: it cannot be noted.
         """
         async with self._writing:
-            await trio.to_thread.run_sync(self._states.add_intent, name, choice.value)
+            intent = Intent(name, wish.choice.value, wish.priority)
+            await trio.to_thread.run_sync(self._states.add_intent, intent)
 
     def give_up(self, name: str) -> None:
         """It is done, or not asked for any more; :meth:`strike` takes it off the disk.

@@ -32,6 +32,7 @@ class Job:
     """One fetch that runs, or is about to.
 
     Attributes:
+        priority: where nobody waits for it: 1, the most urgent, to 5.
         askers: how many wait for it, by the priority that they want.
         member: its place in a group of small blobs; None where it is fetched by itself.
         look_after: whether the keeper is to look at all models again, even if this ends well.
@@ -42,6 +43,7 @@ class Job:
     choice: SourceChoice
     fetch: BlobFetch
     stirring: Stirring
+    priority: int = USUAL_PRIORITY
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
     info: BlobInfo | None = None
@@ -49,6 +51,9 @@ class Job:
     askers: Counter[int] = field(default_factory=Counter)
     member: Member | None = None
     look_after: bool = False
+
+    def __post_init__(self) -> None:
+        self._set_priority()
 
     @property
     def left_over(self) -> bool:
@@ -69,7 +74,7 @@ class Job:
 
     def _set_priority(self) -> None:
         self.askers += Counter()  # drops those at zero
-        self.fetch.set_priority(min(self.askers, default=USUAL_PRIORITY))
+        self.fetch.set_priority(min(self.askers, default=self.priority))
 
 
 def fetch_name(model: Model | None, blob: Hash | None) -> str:

@@ -26,7 +26,7 @@ from peatnet.errors import (
     PeatnetError,
 )
 from peatnet.fetching import REPORT_INTERVAL, USUAL_PRIORITY, BlobFetch
-from peatnet.intents import Intents
+from peatnet.intents import Intents, Wish
 from peatnet.jobs import Job, fetch_name, retry_key, share_of
 from peatnet.log import get_logger
 from peatnet.policy import Policy
@@ -175,7 +175,7 @@ class Keeper:
         self._claims[name] += 1
         try:
             if self._lasting and noted:
-                await self._intents.note(name, choice)
+                await self._intents.note(name, Wish(choice, priority))
             job = await self._followed(name, target, choice, report, priority)
             if job.error is not None and retry_key(job.target) != retry_key(target):
                 # It went by another manifest, which may be wrong where this one is right.
@@ -294,10 +294,10 @@ class Keeper:
                 {fetch_name(model, self._library.blob_of(model)) for model in models},
                 {fetch_name(target.model, target.blob) for target, _ in wanted},
             )
-        for name, choice in list(self._intents.left.items()):
+        for name, wish in list(self._intents.left.items()):
             intended = self._policy.intended(name)
             if intended is not None:
-                wanted.insert(0, (intended, choice))
+                wanted.insert(0, (intended, wish.choice))
             elif name not in self._jobs:
                 self._intents.give_up(name)
                 self._look_again()
@@ -397,7 +397,8 @@ class Keeper:
             stirring=stirring,
             on_chunks=self._on_blob,
         )
-        job = self._jobs[name] = Job(name, target, choice, fetch, stirring, member=member)
+        priority = self._intents.priority_of(name)
+        job = self._jobs[name] = Job(name, target, choice, fetch, stirring, priority, member=member)
         job.look_after = member is not None and member.twin
         if member is None:
             log.info("fetching", target=str(target.model or target.blob), source=choice.value)

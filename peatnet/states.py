@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peatnet.blobs import Hash
 
@@ -27,11 +27,17 @@ CREATE TABLE models (
 CREATE TABLE intents (target TEXT PRIMARY KEY, source TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
 _SCHEMA_2 = "ALTER TABLE models ADD COLUMN tried BLOB;"
+_SCHEMA_3 = "ALTER TABLE intents ADD COLUMN priority INTEGER NOT NULL DEFAULT 3;"
 
 _PUT: Final = (
     "INSERT OR REPLACE INTO models"
     " (publisher, key, blob, path, verified_at, error, failed, removed, tried)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+_ADD_INTENT: Final = (
+    "INSERT INTO intents (target, source, priority) VALUES (?, ?, ?) ON CONFLICT (target) DO UPDATE"
+    " SET source = excluded.source, priority = min(priority, excluded.priority)"
 )
 
 Key = tuple[str, str]
@@ -64,6 +70,20 @@ class LocalState:
 _NOTHING: Final = LocalState()
 
 
+class Intent(NamedTuple):
+    """What somebody asked for.
+
+    Attributes:
+        target: the name of its fetch.
+        source: which sources it may use.
+        priority: 1, the most urgent, to 5.
+    """
+
+    target: str
+    source: str
+    priority: int
+
+
 class States:
     """The two tables. Reading states costs no disk; whatever changes them blocks on it, disk first, memory second.
 
@@ -74,6 +94,7 @@ class States:
         self._database = database
         database.script("library-1", _SCHEMA)
         database.script("library-2", _SCHEMA_2)
+        database.script("library-3", _SCHEMA_3)
         rows = database.execute(
             "SELECT publisher, key, blob, path, verified_at, error, failed, removed, tried FROM models"
         )
@@ -116,9 +137,9 @@ class States:
 
     # Intents: what a person asked for and a crash must not lose
 
-    def add_intent(self, target: str, source: str) -> None:
-        """Note that this target is to be fetched, until :meth:`drop_intents`."""
-        self._database.execute("INSERT OR REPLACE INTO intents VALUES (?, ?)", (target, source))
+    def add_intent(self, intent: Intent) -> None:
+        """Note that a target is to be fetched, until :meth:`drop_intents`; of several priorities the most urgent stays."""
+        self._database.execute(_ADD_INTENT, intent)
 
     def drop_intents(self, targets: Iterable[str]) -> None:
         """The targets were fetched, or are not wanted any more."""
@@ -126,10 +147,11 @@ class States:
             for target in targets:
                 self._database.execute("DELETE FROM intents WHERE target = ?", (target,))
 
-    def intents(self) -> list[tuple[str, str]]:
-        """What was being fetched on request when the node stopped: (target, source choice)."""
+    def intents(self) -> list[Intent]:
+        """What was being fetched on request when the node stopped."""
         return [
-            (str(row[0]), str(row[1])) for row in self._database.execute("SELECT * FROM intents")
+            Intent(*row)
+            for row in self._database.execute("SELECT target, source, priority FROM intents")
         ]
 
 

@@ -21,6 +21,7 @@ from node.node_kit import (
 )
 from peatnet.config import FetchPolicy
 from peatnet.library import open_library
+from peatnet.states import Intent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 NONE = FetchPolicy.NONE
 
 
-def intend(root: Path, name: str, choice: str = "any") -> None:
+def intend(root: Path, name: str, choice: str = "any", priority: int = 3) -> None:
     """Leave an intent behind, as a node does that was killed."""
     with open_library(config_of(root)) as library:
-        library.states.add_intent(name, choice)
+        library.states.add_intent(Intent(name, choice, priority))
 
 
-def intents(here: World) -> list[tuple[str, str]]:
+def intents(here: World) -> list[Intent]:
     return here.library.states.intents()
 
 
@@ -62,9 +63,38 @@ async def test_a_stopped_nodes_get_is_an_intent(root: Path, one: Path) -> None:
             node.cancel()
     peer.gate = None
     async with world(root, peer, fetch=NONE) as here:
-        assert [choice for _, choice in intents(here)] in (["peers"], [])
+        assert [intent.source for intent in intents(here)] in (["peers"], [])
         await until(lambda: here.status("m") == "ready")
         await until(lambda: not intents(here))
+
+
+async def test_what_is_urgent_stays_so_over_a_stop(root: Path, one: Path) -> None:
+    """Also where somebody has asked for it again who is in less of a hurry."""
+    name = hash_of(one).hex()
+    intend(root, name, priority=1)
+    intend(root, name, priority=4)
+    peer = MemoryPeer("p1", gate=trio.Event())
+    peer.add(one)
+    async with world(root, peer, fetch=NONE) as here:
+        await until(lambda: here.keeper._jobs)
+        job = here.keeper._jobs[name]
+        assert job.fetch._priority == 1
+        with job.asked_for(2):
+            assert job.fetch._priority == 2
+        assert job.fetch._priority == 1
+
+
+async def test_intents_of_an_older_version_have_the_usual_priority(root: Path, one: Path) -> None:
+    with open_library(config_of(root)) as library:
+        library.database.execute("DROP TABLE intents")
+        library.database.execute("DELETE FROM scripts WHERE name = 'library-3'")
+        library.database.execute(
+            "CREATE TABLE intents (target TEXT PRIMARY KEY, source TEXT NOT NULL) STRICT, WITHOUT ROWID"
+        )
+        name = hash_of(one).hex()
+        library.database.execute("INSERT INTO intents VALUES (?, ?)", (name, "peers"))
+    with open_library(config_of(root)) as library:
+        assert library.states.intents() == [Intent(name, "peers", 3)]
 
 
 async def test_a_node_for_one_command_leaves_intents_alone(root: Path, one: Path) -> None:

@@ -213,7 +213,7 @@ async def test_two_wait_and_one_leaves(root: Path, one: Path) -> None:
             await until(lambda: sum(here.keeper._claims.values()) == 2)
             leaving.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked(0.02)
-        assert [name for name, _ in here.library.states.intents()] == running(here) != []
+        assert [intent.target for intent in here.library.states.intents()] == running(here) != []
         gate.set()
 
 
