@@ -159,6 +159,7 @@ def test_a_wrong_option_is_refused(arguments: list[str], complaint: str) -> None
     assert ran.stdout == ""
 
 
+@pytest.mark.slow
 def test_two_revisions_are_measured_side_by_side(tmp_path: Path) -> None:
     found = report(
         "revisions", tmp_path / "out.json", "--size", "1MiB", "--rounds", "2", "--only", "here,HEAD"
