@@ -91,7 +91,9 @@ class Ledger:
         self._in_order: tuple[int, list[Model]] = (0, [])
         self._strangers = Allowance(STRANGERS_RATE, STRANGERS_BURST)
         self._bringers = Allowances(BRINGER_RATE, BRINGER_BURST)
-        self._unwritten: list[Record] = []
+        self._behind: set[bytes] = (
+            set()
+        )  # slots that the disk may have otherwise than the catalogue
         # Held while records are written or signed: of two records for a slot, the newer must be on disk last.
         self._writing = trio.Lock()
         self._load()
@@ -237,7 +239,8 @@ class Ledger:
                 else:
                     refused.append(record)
                     results.append(_not_signed(record, outcome))
-            await self._write_current(refused)
+            self._behind.update(record.slot for record in refused)
+            await self._catch_up()
         self._tell(news)
         return results
 
@@ -330,21 +333,27 @@ class Ledger:
                 callback(record)
 
     async def _persist(self, records: Sequence[Record]) -> None:
-        """Write records; those that wait for the same moment go in one write, and of an error the one hears who makes it."""
+        """Write records; those that wait for the same moment go in one write."""
         if records:
-            self._unwritten += records
+            self._behind.update(record.slot for record in records)
             async with self._writing:
-                together, self._unwritten = self._unwritten, []
-                await self._write_current(together)
+                await self._catch_up()
 
-    async def _write_current(self, records: Iterable[Record]) -> None:
-        """Bring the slots of these records on disk to what the catalogue holds in them now."""
-        pruned = self.catalogue.take_pruned()
-        slots = {record.slot for record in records} | pruned
+    async def _catch_up(self) -> None:
+        """Bring the disk to what the catalogue holds. What it refuses is tried again with the next write.
+
+        So who waits behind a write that failed makes another one, and hears of the error as well.
+        """
+        slots, self._behind = self._behind | self.catalogue.take_pruned(), set()
+        if not slots:
+            return
         current = self.catalogue.by_slots(slots)
         gone = slots - {record.slot for record in current}
-        if slots:
+        try:
             await trio.to_thread.run_sync(self._write_records, current, gone)
+        except BaseException:
+            self._behind |= slots
+            raise
 
     def _write_records(self, records: Sequence[Record], gone: Iterable[bytes] = ()) -> None:
         with self._database.transaction():

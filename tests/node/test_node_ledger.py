@@ -156,6 +156,35 @@ async def test_records_from_others_count_though_the_disk_is_full(
     assert [model.record.key for model in ledger.models()] == ["m@1.0.0"]
 
 
+async def test_each_hears_that_the_disk_is_full_and_nothing_is_lost_when_it_has_room_again(
+    database: SlowOrFullDatabase, model: Path
+) -> None:
+    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    errors: list[DiskFull] = []
+
+    async def take(model_id: str) -> None:
+        try:
+            await ledger.take([record_of(THEM, manifest_of(model, model_id))])
+        except DiskFull as exc:
+            errors.append(exc)
+
+    gate = database.gate = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take, "a")
+        await trio.testing.wait_all_tasks_blocked()
+        for model_id in "bcd":  # which wait together
+            nursery.start_soon(take, model_id)
+        await trio.testing.wait_all_tasks_blocked()
+        database.full = True
+        gate.set()
+    assert len(errors) == 4
+    database.full = False
+    await take("e")
+    again = Ledger(database, US, [str(THEM.peer_id)])
+    assert again.catalogue == ledger.catalogue
+    assert [each.manifest.model_id for each in again.models()] == list("abcde")
+
+
 async def test_what_was_taken_before_a_cancellation_is_kept_and_told(
     database: SlowOrFullDatabase, model: Path
 ) -> None:
