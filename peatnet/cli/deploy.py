@@ -20,6 +20,14 @@ _Model = Annotated[
         show_default=False,
     ),
 ]
+_Rolled = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL[@VERSION]",
+        help="A model; without a version, the one that was deployed before the last.",
+        show_default=False,
+    ),
+]
 _To = Annotated[
     list[str] | None,
     typer.Option(
@@ -84,7 +92,7 @@ def deploy(
 
 def rollback(
     ctx: typer.Context,
-    model: _Model,
+    model: _Rolled,
     *,
     to: _To = None,
     priority: _Priority = 3,
