@@ -7,7 +7,7 @@ a zeroconf thread and only fills the peer store, so here it is brought into trio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from libp2p.discovery.events.peerDiscovery import peerDiscovery
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 Learn = Callable[[str, Iterable[str]], None]
+
+
+def announce_by_mdns(mdns: Any, addresses: Callable[[], list[str]]) -> None:
+    """Have py-libp2p announce these addresses.
+
+    By itself it announces what it listens on as that stands: of a node that listens everywhere, 0.0.0.0, where nobody
+    reaches it.
+
+    Args:
+        mdns: py-libp2p's MDNSDiscovery, not started yet.
+        addresses: asked once, when the host listens.
+    """
+    mdns.broadcaster._resolve_host_addrs = addresses  # noqa: SLF001  # the one place where it asks
 
 
 async def watch_mdns(learn: Learn, *, task_status: TaskStatus[None]) -> None:

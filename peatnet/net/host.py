@@ -34,6 +34,7 @@ from peatnet.errors import ListenError, NoSource, PeatnetError, PeerLost, Remote
 from peatnet.log import get_logger
 from peatnet.net.addresses import check_can_listen, to_announce
 from peatnet.net.connections import Connections, connection_config, resource_manager
+from peatnet.net.discovery import announce_by_mdns
 from peatnet.net.effort import Efforts
 from peatnet.net.frames import FrameStream
 from peatnet.net.identity_keys import refuse_other_keys
@@ -362,6 +363,8 @@ async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncI
     # For ever it would keep a set for each peer that has ever asked; and the muxer has pings of its own.
     basic.remove_stream_handler(PING)
     host = Host(libp2p_host, str(ID.from_pubkey(key_pair.public_key)))
+    if mdns:
+        announce_by_mdns(basic.mDNS, lambda: to_announce(host.listening))
     async with libp2p_host.run(listen_addrs=[Multiaddr(text) for text in listen]):
         if len(host.listening) < len(listen):
             raise ListenError(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from support.waiting import wait_until
 
 from peatnet.errors import PeerLost
 from peatnet.net import muxer
+from peatnet.net.host import open_host
 from peatnet.net.network import BLOB_PROTOCOL, CATALOGUE_PROTOCOL
 
 if TYPE_CHECKING:
@@ -115,5 +117,17 @@ async def test_mdns_finds_a_node_on_this_machine(tmp_path: Path) -> None:
                 pytest.skip("no multicast on this machine: mDNS announcements do not arrive")
             assert second.peer_id in one.connected
             assert first.peer_id in two.connected
+    except OSError as exc:
+        pytest.skip(f"no multicast on this machine: {exc}")
+
+
+async def test_mdns_announces_where_a_node_can_be_reached() -> None:
+    """Of a node that listens everywhere, as nodes do by default: not 0.0.0.0."""
+    try:
+        async with open_host(secrets.token_bytes(32), ["/ip4/0.0.0.0/tcp/0"], mdns=True) as host:
+            discovery: Any = host.libp2p
+            told = discovery.mDNS.broadcaster.service_info.properties.values()
+            assert {address.decode() for address in told} == set(host.addrs)
+            assert not any("/0.0.0.0/" in address for address in host.addrs)
     except OSError as exc:
         pytest.skip(f"no multicast on this machine: {exc}")
