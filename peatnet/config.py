@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from peatnet.complaints import complaint
 from peatnet.datadir import unusable
 from peatnet.deploy.hardware import Overrides
 from peatnet.errors import ConfigError
@@ -141,7 +142,7 @@ def load_config(data_dir: Path | None = None, **overrides: Any) -> Config:
         first = exc.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
-            f"{path}: {key}: {first['msg']}",
+            f"{path}: {key}: {complaint(first)}",
             hint="docs/configuration.md lists every key and its values",
         ) from exc
 

@@ -166,8 +166,8 @@ class Node:
         """
         return await self._publisher.publish_all(publications, progress)
 
-    async def withdraw(self, reference: str) -> None:
-        """Take back a model version that this node published. Files stay until they are removed.
+    async def withdraw(self, reference: str) -> str:
+        """Take back a model version that this node published; returns its ``model_id@version``. Files stay until they are removed.
 
         Raises:
             NotFound: there is no such model.
@@ -190,6 +190,7 @@ class Node:
             RecordType.WITHDRAWAL, model.record.key, body.to_json()
         )
         await self._announce(record)
+        return model.record.key
 
     async def _tell_of_publication(self, record: Record, blob: Hash) -> None:
         await self._announce(record)

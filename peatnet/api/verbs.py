@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from peatnet.api.calls import MAX_FILES
 from peatnet.awaiting import await_command
 from peatnet.blobs import AddMode
+from peatnet.complaints import complaint
 from peatnet.errors import InvalidManifest, NotFound, PeatnetError, StorageError, UsageError
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.models import ModelManifest
@@ -177,7 +178,7 @@ class Verb(Generic[P]):
         except ValidationError as exc:
             first = exc.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "parameters"
-            raise UsageError(f"{where}: {first['msg']}") from exc
+            raise UsageError(f"{where}: {complaint(first)}") from exc
 
 
 async def _id(node: Node, _params: NoParams, _emit: Emit) -> Any:
@@ -336,8 +337,7 @@ async def _trust_list(node: Node, _params: NoParams, _emit: Emit) -> Any:
 
 
 async def _withdraw(node: Node, params: ReferenceParams, _emit: Emit) -> Any:
-    await node.withdraw(params.reference)
-    return {"withdrawn": params.reference}
+    return {"withdrawn": await node.withdraw(params.reference)}
 
 
 async def _rm(node: Node, params: RemoveParams, _emit: Emit) -> Any:

@@ -147,12 +147,12 @@ def _order(
         )
     answer = session.call(verb, params)
     command_id = answer["command_id"]
+    note(f"command {command_id}: {answer['model']}")
     if not wait:
         _print(session, answer, command_id)
         if not session.node_is_running():
             note("no node is running here: the others hear of it when `peatnet up` runs")
         return
-    note(f"command {command_id}: {answer['model']}")
     waiting: dict[str, Any] = {"command_id": command_id}
     if timeout is not None:
         waiting["timeout_s"] = timeout

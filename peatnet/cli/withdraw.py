@@ -22,8 +22,8 @@ def withdraw(
     The bytes stay, here and elsewhere, until `rm` or `gc` removes them.
     """
     session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
-    session.call("withdraw", {"reference": model})
+    answer = session.call("withdraw", {"reference": model})
     if session.json:
-        print_json({"withdrawn": model})
+        print_json(answer)
     else:
-        print_line(f"withdrawn: {model}")
+        print_line(f"withdrawn: {answer['withdrawn']}")

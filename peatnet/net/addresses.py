@@ -97,7 +97,7 @@ def check_can_listen(text: str) -> None:
             probe.bind((host, port))
         except OSError as exc:
             hints = {
-                errno.EADDRINUSE: "another program listens there; choose another port with --listen",
+                errno.EADDRINUSE: "another program listens there, or a node has its bulk port there; choose another port with --listen",
                 errno.EADDRNOTAVAIL: "this machine has no such address; see `ip address`",
                 errno.EACCES: "ports below 1024 need privileges; choose a higher one",
             }

@@ -95,11 +95,11 @@ async def test_every_error_arrives_as_what_it_was(
     ("name", "params", "message"),
     [
         ("nonsense", {}, "no verb 'nonsense'"),
-        ("show", {}, "reference: Field required"),
+        ("show", {}, "reference: is missing"),
         ("show", {"reference": ""}, "reference:"),
         ("show", {"reference": "x" * 301}, "reference:"),
         ("show", {"reference": ["m"]}, "reference:"),
-        ("show", {"reference": "m", "more": 1}, "more: Extra inputs"),
+        ("show", {"reference": "m", "more": 1}, "more: there is no such key"),
         ("models", [1], "parameters:"),
         ("get", {"reference": "m", "source": "torrent"}, "source:"),
         ("rm", {"reference": "m", "force": {}}, "force:"),

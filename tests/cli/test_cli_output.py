@@ -6,7 +6,15 @@ import pytest
 from rich.text import Text
 
 from peatnet.cli.errors import find_error
-from peatnet.cli.output import human_size, human_time, plain, safe, short_peer, short_source
+from peatnet.cli.output import (
+    column_widths,
+    human_size,
+    human_time,
+    plain,
+    safe,
+    short_peer,
+    short_source,
+)
 from peatnet.cli.progress import describe_sources
 from peatnet.errors import NoSource, NotFound
 
@@ -47,6 +55,18 @@ def test_foreign_text_cannot_color_or_steer_the_terminal() -> None:
     text = "[red]x[/red]\x1b[31m\n\u202e"
     assert Text.from_markup(plain(text)).plain == "[red]x[/red]�[31m��"
     assert safe(text) == "[red]x[/red]�[31m\n�"
+
+
+def test_a_narrow_terminal_cuts_the_columns_that_matter_least() -> None:
+    heads = ("NAME", "PEER ID", "MODELS", "ADDRESS")
+    rows = [("[bold]ann[/]", "…mQ5xYz", "m1 ready, m2 ready, m3 ready", "192.168.1.20:7411")]
+    natural = [4, 7, 28, 17]
+    first = ("ADDRESS", "MODELS")
+    assert column_widths(heads, rows, first, 100) == natural
+    assert column_widths(heads, rows, first, 60) == [4, 7, 28, 12]
+    assert column_widths(heads, rows, first, 50) == [4, 7, 22, 8]
+    assert column_widths(heads, rows, first, 20) == [4, 7, 8, 8]
+    assert column_widths(heads, [], (), 1) == [4, 7, 6, 7]
 
 
 def test_a_long_peer_id_is_told_by_its_end() -> None:

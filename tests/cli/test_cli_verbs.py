@@ -98,7 +98,7 @@ def test_a_models_life_on_one_machine(peatnet: Command, data: Path, model: Path)
     assert peatnet(data, "pin", "tiny", "--json").json() == {"blob_hash": blob_hash, "pinned": True}
     peatnet(data, "rm", "tiny").failed(InUse)
     assert peatnet(data, "unpin", "tiny").out == f"unpinned: {blob_hash}\n"
-    assert peatnet(data, "withdraw", "tiny@1.0.0", "--json").json() == {"withdrawn": "tiny@1.0.0"}
+    assert peatnet(data, "withdraw", "tiny", "--json").json() == {"withdrawn": "tiny@1.0.0"}
     assert peatnet(data, "models", "--json").json() == []
     would = peatnet(data, "gc", "--dry-run", "--json").json()
     assert would["removed"] == [{"blob_hash": blob_hash, "size_bytes": 1_500_000}]
@@ -151,6 +151,10 @@ def test_errors_of_place(peatnet: Command, data: Path, tmp_path: Path) -> None:
     (data / "config.toml").write_text('fetch = "everything"\n')
     bad = peatnet(data, "models").failed(ConfigError)
     assert "fetch" in bad.err
+    (data / "config.toml").write_text("quota = 1\npeers = 2\n")
+    assert "peers: must be a list" in peatnet(data, "models").failed(ConfigError).err
+    (data / "config.toml").write_text("quota = 1\n")
+    assert "quota: there is no such key" in peatnet(data, "models").failed(ConfigError).err
     (data / "config.toml").unlink()
     (tmp_path / "file").touch()
     peatnet(tmp_path / "file", "id").failed(StorageError)
