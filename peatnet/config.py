@@ -15,10 +15,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from peatnet.complaints import complaint
 from peatnet.datadir import unusable
 from peatnet.deploy.hardware import Overrides
-from peatnet.errors import ConfigError
+from peatnet.errors import ConfigError, complaint
 from peatnet.loader_settings import LoaderSettings  # noqa: TC001  # pydantic reads annotations at run time
 from peatnet.rates import Rate  # noqa: TC001  # likewise
 

@@ -7,7 +7,19 @@ never reused; docs/exit-codes.md lists them and a test holds the two together.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_COMPLAINTS = {
+    "extra_forbidden": "there is no such key",
+    "missing": "is missing",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+}
 
 
 class PeatnetError(Exception):
@@ -197,6 +209,17 @@ class DeployTimeout(PeatnetError):
 
     slug = "deploy-timeout"
     exit_code = 32
+
+
+def complaint(error: Mapping[str, Any]) -> str:
+    """What is wrong with a field, for the person who wrote it: our own checks' words, or what pydantic's mean.
+
+    Args:
+        error: an entry of what ``ValidationError.errors()`` returns.
+    """
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return _COMPLAINTS.get(error["type"], str(error["msg"]))
 
 
 def _all_classes(base: type[PeatnetError]) -> list[type[PeatnetError]]:

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
 from peatnet.errors import PeatnetError
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.log import get_logger
-from peatnet.states import Intent
-from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from peatnet.states import States
+    from peatnet.states import Intent, States
 
 log = get_logger(__name__)
-
-
-class Wish(NamedTuple):
-    """How something is to be fetched.
-
-    Attributes:
-        choice: which sources it may use.
-        priority: 1, the most urgent, to 5.
-    """
-
-    choice: SourceChoice
-    priority: int
 
 
 class Intents:
@@ -41,29 +27,28 @@ class Intents:
 
     def __init__(self, states: States) -> None:
         self._states = states
-        self.left: dict[str, Wish] = {}
+        self.left: dict[str, Intent] = {}
         self._given_up: set[str] = set()
         # An intent that is struck and noted again at once must end up noted.
         self._writing = trio.Lock()
 
     async def load(self) -> None:
         """Find what an earlier run has left."""
-        for name, choice, priority in await trio.to_thread.run_sync(self._states.intents):
-            self.left[name] = Wish(SourceChoice(choice), priority)
+        for intent in await trio.to_thread.run_sync(self._states.intents):
+            self.left[intent.target] = intent
 
     def priority_of(self, name: str) -> int:
         """How urgent what an earlier run has left is; usual where it left nothing of this name."""
-        wish = self.left.get(name)
-        return USUAL_PRIORITY if wish is None else wish.priority
+        intent = self.left.get(name)
+        return USUAL_PRIORITY if intent is None else intent.priority
 
-    async def note(self, name: str, wish: Wish) -> None:
+    async def note(self, intent: Intent) -> None:
         """Somebody asks for this.
 
         Raises:
             DiskFull, StorageError: it cannot be noted.
         """
         async with self._writing:
-            intent = Intent(name, wish.choice.value, wish.priority)
             await trio.to_thread.run_sync(self._states.add_intent, intent)
 
     def give_up(self, name: str) -> None:

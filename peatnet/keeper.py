@@ -26,12 +26,13 @@ from peatnet.errors import (
     PeatnetError,
 )
 from peatnet.fetching import REPORT_INTERVAL, USUAL_PRIORITY, BlobFetch
-from peatnet.intents import Intents, Wish
+from peatnet.intents import Intents
 from peatnet.jobs import Job, fetch_name, retry_key, share_of
 from peatnet.log import get_logger
 from peatnet.policy import Policy
 from peatnet.retrying import LONGEST_RETRY, Retries
 from peatnet.small_fetch import SmallFetches
+from peatnet.states import Intent
 from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class Keeper:
         self._claims[name] += 1
         try:
             if self._lasting and noted:
-                await self._intents.note(name, Wish(choice, priority))
+                await self._intents.note(Intent(name, choice, priority))
             job = await self._followed(name, target, choice, report, priority)
             if job.error is not None and retry_key(job.target) != retry_key(target):
                 # It went by another manifest, which may be wrong where this one is right.
@@ -294,10 +295,10 @@ class Keeper:
                 {fetch_name(model, self._library.blob_of(model)) for model in models},
                 {fetch_name(target.model, target.blob) for target, _ in wanted},
             )
-        for name, wish in list(self._intents.left.items()):
+        for name, intent in list(self._intents.left.items()):
             intended = self._policy.intended(name)
             if intended is not None:
-                wanted.insert(0, (intended, wish.choice))
+                wanted.insert(0, (intended, intent.source))
             elif name not in self._jobs:
                 self._intents.give_up(name)
                 self._look_again()

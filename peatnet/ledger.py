@@ -183,10 +183,6 @@ class Ledger:
         now = trio.current_time()
         return not (self._strangers.wait(now) or self._bringers.of(by).wait(now))
 
-    def reconsider(self) -> None:
-        """Let what came too fast be wanted again."""
-        self.catalogue.reconsider()
-
     async def sign(
         self, record_type: RecordType, key: str, body: str, *, above: int = -1
     ) -> Record:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peatnet.blobs import Hash
+from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -80,7 +81,7 @@ class Intent(NamedTuple):
     """
 
     target: str
-    source: str
+    source: SourceChoice
     priority: int
 
 
@@ -150,8 +151,10 @@ class States:
     def intents(self) -> list[Intent]:
         """What was being fetched on request when the node stopped."""
         return [
-            Intent(*row)
-            for row in self._database.execute("SELECT target, source, priority FROM intents")
+            Intent(target, SourceChoice(source), priority)
+            for target, source, priority in self._database.execute(
+                "SELECT target, source, priority FROM intents"
+            )
         ]
 
 

@@ -19,8 +19,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from peatnet.api.calls import MAX_FILES
 from peatnet.awaiting import await_command
 from peatnet.blobs import AddMode
-from peatnet.complaints import complaint
-from peatnet.errors import InvalidManifest, NotFound, PeatnetError, StorageError, UsageError
+from peatnet.errors import (
+    InvalidManifest,
+    NotFound,
+    PeatnetError,
+    StorageError,
+    UsageError,
+    complaint,
+)
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.models import ModelManifest
 from peatnet.publishing import Publication

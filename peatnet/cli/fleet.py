@@ -59,7 +59,7 @@ def fleet(
             )
             for row in rows
         ],
-        shrinking=("ADDRESS", "MODELS", "HARDWARE"),
+        shrinking=("HARDWARE", "MODELS", "ADDRESS"),
     )
     if not session.node_is_running():
         note("no node is running here, so no other is heard: `peatnet up` runs one")

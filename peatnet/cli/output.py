@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rich.text import Text
+
 # What a shell reports of a program that SIGPIPE ended, which is what a reader who left means.
 EXIT_BROKEN_PIPE = 141
 
 # Wide enough that no cell of a table is folded or cut when a script reads it.
 _PIPE_WIDTH = 4096
-# Between the columns of a table; and what a column keeps that is cut, in characters.
-_GAP = 3
-_NARROWEST = 8
 
 
 class ReaderGone(Exception):
@@ -73,8 +72,8 @@ def print_table(
         columns: the heads.
         rows: cells, which may carry rich markup made by this package (foreign text goes through ``plain``).
         right: the heads, separated by commas, of the columns to align at the right.
-        shrinking: the heads of the columns that are cut first where a terminal is too narrow, in this order; without any,
-            all are.
+        shrinking: the heads of the columns that are cut where a terminal is too narrow, the widest first, and the others
+            only when that is not enough; without any, all are.
 
     Raises:
         ReaderGone: nobody reads stdout any more.
@@ -84,42 +83,28 @@ def print_table(
 
     to_terminal = sys.stdout.isatty()
     console = Console(width=None if to_terminal else _PIPE_WIDTH, highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    cells = list(rows)
-    widths = column_widths(columns, cells, shrinking, console.width)
-    for column, width in zip(columns, widths, strict=True):
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column in columns:
         justify = "right" if column in right.split(",") else "left"
+        # Rich takes room from columns that may wrap first. No cell does wrap: each says so itself.
         table.add_column(
-            column,
+            _one_line(column),
             justify=justify,  # type: ignore[arg-type]  # a str here, a Literal there
-            overflow="ellipsis",
-            no_wrap=True,
-            max_width=width,
+            no_wrap=column not in shrinking,
         )
-    for row in cells:
-        table.add_row(*row)
+    for row in rows:
+        table.add_row(*map(_one_line, row))
     with console.capture() as capture:
         console.print(table)
     print_line("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
-def column_widths(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], shrinking: Sequence[str], room: int
-) -> list[int]:
-    """How many characters wide each column of a table may be, in ``room`` of them; see :func:`print_table`."""
+def _one_line(cell: str) -> Text:
     from rich.text import Text
 
-    widths = [
-        max(Text.from_markup(cell).cell_len for cell in (f"[bold]{head}[/]", *cells))
-        for head, *cells in zip(columns, *rows, strict=True)
-    ]
-    excess = sum(widths) + _GAP * (len(columns) - 1) - room
-    for head in shrinking:
-        number = columns.index(head)
-        cut = max(0, min(excess, widths[number] - _NARROWEST))
-        widths[number] -= cut
-        excess -= cut
-    return widths
+    text = Text.from_markup(cell, overflow="ellipsis")
+    text.no_wrap = True
+    return text
 
 
 def plain(text: str) -> str:

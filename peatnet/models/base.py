@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from peatnet.errors import InvalidManifest
+from peatnet.errors import InvalidManifest, complaint
 from peatnet.models import jsontext, limits
 
 _WIRE: Final = "wire"
@@ -168,11 +168,10 @@ class Strict(BaseModel):
     def _explain(cls, exc: ValidationError) -> str:
         errors = exc.errors(include_url=False, include_input=False)
         first = errors[0]
-        reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
         path = (cls.prefix + ".".join(map(str, first["loc"]))).rstrip(".")
         where = f"{cls.label} field {path}" if path else cls.label
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        return f"{where}: {reason}{more}"
+        return f"{where}: {complaint(first)}{more}"
 
     @model_serializer(mode="plain")
     def _serialize(self) -> dict[str, Any]:

@@ -304,7 +304,7 @@ class Network:
     async def _sync_now_and_then(self) -> None:
         while True:
             await trio.sleep(SYNC_INTERVAL * self._rng.uniform(0.75, 1.25))
-            self._keeper.reconsider()
+            self._keeper.catalogue.reconsider()
             peers = sorted(self._host.connected)
             if peers:
                 self._sync_soon(self._rng.choice(peers))

@@ -33,7 +33,3 @@ class RecordKeeper(Protocol):
     async def take(self, envelopes: Sequence[bytes], by: str) -> list[Taken]:
         """Verify and keep what is news of what a peer has brought; one entry for each envelope, in order."""
         ...
-
-    def reconsider(self) -> None:
-        """Let what came too fast be wanted again. Called about once a minute."""
-        ...

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from rich.text import Text
 
 from peatnet.cli.errors import find_error
 from peatnet.cli.output import (
-    column_widths,
     human_size,
     human_time,
     plain,
+    print_table,
     safe,
     short_peer,
     short_source,
@@ -57,16 +59,23 @@ def test_foreign_text_cannot_color_or_steer_the_terminal() -> None:
     assert safe(text) == "[red]x[/red]�[31m\n�"
 
 
-def test_a_narrow_terminal_cuts_the_columns_that_matter_least() -> None:
-    heads = ("NAME", "PEER ID", "MODELS", "ADDRESS")
-    rows = [("[bold]ann[/]", "…mQ5xYz", "m1 ready, m2 ready, m3 ready", "192.168.1.20:7411")]
-    natural = [4, 7, 28, 17]
-    first = ("ADDRESS", "MODELS")
-    assert column_widths(heads, rows, first, 100) == natural
-    assert column_widths(heads, rows, first, 60) == [4, 7, 28, 12]
-    assert column_widths(heads, rows, first, 50) == [4, 7, 22, 8]
-    assert column_widths(heads, rows, first, 20) == [4, 7, 8, 8]
-    assert column_widths(heads, [], (), 1) == [4, 7, 6, 7]
+def test_a_narrow_terminal_cuts_the_columns_that_matter_least(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    heads = ("NAME", "MODELS", "PEER ID", "ADDRESS")
+    models = "m1 ready, m2 ready, m3 ready"
+    row = ("[bold]ben-of-the-long-name[/]", models, "…mQ5xYz", "192.168.1.20:7411")
+    print_table(heads, [row], shrinking=("MODELS", "ADDRESS"))
+    head, line = (Text.from_ansi(each).plain for each in capsys.readouterr().out.splitlines())
+    assert head.split() == ["NAME", "MODELS", "PEER", "ID", "ADDRESS"]
+    name, cut, peer, address = line.split("   ")
+    assert (name, peer) == ("ben-of-the-long-name", "…mQ5xYz")
+    for shown, whole in ((cut, models), (address, row[3])):
+        assert shown.endswith("…")
+        assert whole.startswith(shown[:-1])
+    assert len(line) <= 60
 
 
 def test_a_long_peer_id_is_told_by_its_end() -> None:

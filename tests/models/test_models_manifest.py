@@ -241,7 +241,7 @@ def test_drafts() -> None:
     assert (manifest.name, manifest.model_type) == ("D", ModelType.VLM)
     assert manifest.requirements == HardwareRequirements(min_ram_mb=1)
     assert manifest.created_at == "2025-01-01T00:00:00Z"
-    with pytest.raises(InvalidManifest, match="field created_at: Field required"):
+    with pytest.raises(InvalidManifest, match="field created_at: is missing"):
         ModelManifest.from_draft(draft)
     with pytest.raises(InvalidManifest, match="'licence': there is no such field") as caught:
         ModelManifest.from_draft('{"licence":"MIT"}')

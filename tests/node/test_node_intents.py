@@ -22,6 +22,7 @@ from node.node_kit import (
 from peatnet.config import FetchPolicy
 from peatnet.library import open_library
 from peatnet.states import Intent
+from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 NONE = FetchPolicy.NONE
 
 
-def intend(root: Path, name: str, choice: str = "any", priority: int = 3) -> None:
+def intend(
+    root: Path, name: str, choice: SourceChoice = SourceChoice.ANY, priority: int = 3
+) -> None:
     """Leave an intent behind, as a node does that was killed."""
     with open_library(config_of(root)) as library:
         library.states.add_intent(Intent(name, choice, priority))
@@ -94,7 +97,7 @@ async def test_intents_of_an_older_version_have_the_usual_priority(root: Path, o
         name = hash_of(one).hex()
         library.database.execute("INSERT INTO intents VALUES (?, ?)", (name, "peers"))
     with open_library(config_of(root)) as library:
-        assert library.states.intents() == [Intent(name, "peers", 3)]
+        assert library.states.intents() == [Intent(name, SourceChoice.PEERS, 3)]
 
 
 async def test_a_node_for_one_command_leaves_intents_alone(root: Path, one: Path) -> None:

@@ -277,7 +277,7 @@ async def test_what_came_too_fast_is_not_asked_for_until_it_is_reconsidered(
         source.offer(open_record(envelope))
     await ledger.take(strangers(6), "one")
     assert ledger.catalogue.wants(source.summary()) == []
-    ledger.reconsider()
+    ledger.catalogue.reconsider()
     assert len(ledger.catalogue.wants(source.summary())) == 2
     ledger.catalogue.put_off(open_record(strangers(6)[5]))
     assert await outcomes(ledger, strangers(6)[5:], "two") == [YES]
