@@ -45,9 +45,11 @@ PING = 5.0
 STREAM = 100.0
 # A frame of our own protocols, on a stream that the peer has opened; see `frames`.
 MESSAGE = 5.0
-# A gossip RPC, and what one costs more that asks for something; what is in it has allowances of its own.
+# A gossip RPC; what one costs more that asks for something; and each topic or message that it names. Messages have allowances of
+# their own.
 RPC = 1.0
 ASKING = 15.0
+NAMED = 0.25
 
 _HEADER = struct.Struct(YAMUX_HEADER_FORMAT)
 

@@ -90,36 +90,14 @@ TakePresence = Callable[[str, Presence], None]
 TakeStatus = Callable[[str, int, NodeStatus], None]
 
 
-class _Talk:
-    """All that each peer says: messages, repetitions of them, and what it asks for."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._allowances = Allowances(FLOOD_RATE, FLOOD_BURST)
-
-    def admits(self, peer_id: ID) -> bool:
-        """Count one thing more; False where there are too many, which is an offence.
-
-        Raises:
-            StreamReset: the peer is banned, and nothing more of what it has sent is looked at.
-        """
-        name = str(peer_id)
-        if self._allowances.take(name):
-            return True
-        self._host.offend(name, Offence.FLOOD, "far more gossip than allowed")
-        if self._host.is_banned(name):
-            raise StreamReset(f"{name} is banned")
-        return False
-
-
 class _GuardedPubsub(Pubsub):
     """Pubsub in which a stranger's garbage ends a stream, not the node."""
 
     def __init__(
-        self, host: Host, talk: _Talk, router: GuardedRouter, counter: int, nursery: trio.Nursery
+        self, host: Host, router: GuardedRouter, counter: int, nursery: trio.Nursery
     ) -> None:
         self._peatnet_host = host
-        self._talk = talk
+        self._all = Allowances(FLOOD_RATE, FLOOD_BURST)
         self._desk = Desk(nursery, self.push_msg)
         self._news = Allowances(NEWS_RATE, NEWS_BURST)
         self._newest = Newest()
@@ -260,11 +238,25 @@ class _GuardedPubsub(Pubsub):
             self._peatnet_host.offend(str(peer_id), Offence.MALFORMED, reason)
             await stream.reset()
 
+    def _admits_one_more(self, peer_id: ID) -> bool:
+        """Count a message, whatever it is; False where there are too many, which is an offence.
+
+        Raises:
+            StreamReset: the peer is banned, and nothing more of what it has sent is looked at.
+        """
+        name, host = str(peer_id), self._peatnet_host
+        if self._all.take(name):
+            return True
+        host.offend(name, Offence.FLOOD, "far more gossip than allowed")
+        if host.is_banned(name):
+            raise StreamReset(f"{name} is banned")
+        return False
+
     async def _take(self, peer_id: ID, rpc: rpc_pb2.RPC) -> None:
         for message in rpc.publish:
             # Most messages are repetitions, and a task for each would take longer than all else does about it.
             if (
-                self._talk.admits(peer_id)
+                self._admits_one_more(peer_id)
                 and self._is_subscribed_to_msg(message)
                 and not self._is_msg_seen(message)
             ):
@@ -375,10 +367,8 @@ async def open_gossip(
         counter: where our sequence numbers begin at the least.
     """
     spare_sender_records()
-    talk = _Talk(host)
     router = GuardedRouter(
         LARGEST,
-        talk.admits,
         # Not 1.2: its IDONTWANT, an RPC to each mesh neighbor for each message, costs more than the small messages
         # that it saves.
         ["/meshsub/1.1.0"],
@@ -393,7 +383,7 @@ async def open_gossip(
         # Around pubsub, and ended when that has ended, which takes a while.
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        pubsub = _GuardedPubsub(host, talk, router, counter, nursery)
+        pubsub = _GuardedPubsub(host, router, counter, nursery)
         gossip = Gossip(host, pubsub, judge_record, take_presence, take_status)
         pubsub.judges = {
             RECORDS_TOPIC: gossip.judge_record_message,

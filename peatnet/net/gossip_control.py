@@ -15,7 +15,7 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from libp2p.peer.id import ID
 
@@ -35,22 +35,17 @@ class GuardedRouter(GossipSub):
 
     Args:
         topics: ours; nothing is done about others.
-        admits: whether there is to be one more RPC of this peer's that asks for something.
         settings: as GossipSub's.
     """
 
-    def __init__(
-        self, topics: Iterable[str], admits: Callable[[ID], bool], *settings: Any, **more: Any
-    ) -> None:
+    def __init__(self, topics: Iterable[str], *settings: Any, **more: Any) -> None:
         self._topics = frozenset(topics)
-        self._admits = admits
         super().__init__(*settings, **more)
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         """As in py-libp2p, with what is left of the RPC."""
-        if self._admits(sender_peer_id):
-            left = rpc_pb2.RPC(control=self._bounded(rpc.control))
-            await super().handle_rpc(left, sender_peer_id)
+        left = rpc_pb2.RPC(control=self._bounded(rpc.control))
+        await super().handle_rpc(left, sender_peer_id)
 
     def remove_peer(self, peer_id: ID) -> None:
         """As in py-libp2p, which remembers for ever who was kept out of the mesh."""

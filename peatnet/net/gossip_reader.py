@@ -9,14 +9,14 @@ stream of that: nothing is dropped for that reason, and the peer's own window ho
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
-from peatnet.net.effort import ASKING, RPC
+from peatnet.net.effort import ASKING, NAMED, RPC
+from peatnet.net.peer_places import PeerPlaces
 from peatnet.net.read_ahead import ReadAhead
-from peatnet.net.shares import Shares
 
 if TYPE_CHECKING:
     import trio
@@ -47,19 +47,19 @@ class Desk:
     def __init__(self, nursery: trio.Nursery, judge: Judge) -> None:
         self._nursery = nursery
         self._judge = judge
-        self._shares = Shares(MAX_JUDGED_PER_PEER, MAX_JUDGED)
+        self._places = PeerPlaces(MAX_JUDGED_PER_PEER, MAX_JUDGED)
 
     async def bring(self, forwarder: ID, message: rpc_pb2.Message) -> None:
         """Have a message judged soon; waits where too many are judged already."""
         name = str(forwarder)
-        await self._shares.take(name)
+        await self._places.take(name)
         self._nursery.start_soon(self._judge_one, name, forwarder, message)
 
     async def _judge_one(self, name: str, forwarder: ID, message: rpc_pb2.Message) -> None:
         try:
             await self._judge(forwarder, message)
         finally:
-            self._shares.give_back(name)
+            self._places.give_back(name)
 
 
 class RpcStream:
@@ -82,8 +82,17 @@ class RpcStream:
             DecodeError: of protobuf's, or whatever else garbage causes.
         """
         data = await read_varint_prefixed_bytes_limited(self._ahead, MAX_RPC)
-        await self._effort.spend(RPC)
         rpc = rpc_pb2.RPC.FromString(data)
-        if rpc.HasField("control"):
-            await self._effort.spend(ASKING)
+        await self._effort.spend(cost_of_rpc(rpc))
         return rpc
+
+
+def cost_of_rpc(rpc: rpc_pb2.RPC) -> float:
+    """What it takes us to deal with an RPC, but for the messages in it."""
+    if not rpc.HasField("control"):
+        return RPC + NAMED * len(rpc.subscriptions)
+    asked = rpc.control
+    with_ids: list[Any] = [*asked.ihave, *asked.iwant]
+    named = len(rpc.subscriptions) + len(asked.graft) + len(asked.prune) + len(with_ids)
+    named += sum(len(entry.messageIDs) for entry in with_ids)
+    return RPC + ASKING + NAMED * named

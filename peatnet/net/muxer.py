@@ -96,6 +96,8 @@ class Muxer(Yamux):
         unread: what waits to be read in the whole node.
     """
 
+    streams: Streams
+
     def __init__(
         self,
         secured_conn: ISecureConn,
@@ -114,8 +116,7 @@ class Muxer(Yamux):
         self._ended = trio.Event()  # when it is not writable any more
         # Nothing is waited for under it.
         self.streams_lock = QuickLock()  # type: ignore[assignment]
-        self._inbound_and_ours = Streams()
-        self.streams = self._inbound_and_ours
+        self.streams = Streams()
         self._unread = Unread(unread)
         self.stream_buffers = self._unread  # type: ignore[assignment]  # buffers all the same
         self.stream_events = Events(self.streams)
@@ -321,7 +322,7 @@ class Muxer(Yamux):
             if stream.stream_id not in self.streams:
                 continue  # the peer has reset it already, and nobody needs to hear of it
             limit_window(stream, DEFAULT_WINDOW_SIZE)
-            if self._inbound_and_ours.inbound <= MAX_INBOUND_STREAMS:
+            if self.streams.inbound <= MAX_INBOUND_STREAMS:
                 return stream
             await stream.reset()
             self.streams.pop(stream.stream_id, None)

@@ -10,6 +10,7 @@ import pytest
 import trio
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
+from libp2p.pubsub.pb import rpc_pb2
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import (
     FLAG_ACK,
@@ -25,6 +26,7 @@ from net_tools import PATIENCE, host, muxer_to, network, place, two_hosts, until
 
 from peatnet.net import effort
 from peatnet.net.effort import BURST, PING, STREAM, cost_of_frame
+from peatnet.net.gossip_reader import cost_of_rpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -245,6 +247,20 @@ async def test_of_gossip_rpcs_so_many_are_read(tmp_path: Path) -> None:
         assert await ask(third, one._host, bytes(MIB)) == bytes(MIB)
         assert taken.count(peer) <= 52
         assert not one.banned()
+
+
+def test_an_rpc_costs_what_it_names() -> None:
+    assert cost_of_rpc(rpc_pb2.RPC()) == effort.RPC
+    topics = rpc_pb2.RPC()
+    for _ in range(1000):
+        topics.subscriptions.add(topicid="x")
+    assert cost_of_rpc(topics) == effort.RPC + 1000 * effort.NAMED
+    asking = rpc_pb2.RPC()
+    asking.control.ihave.add(topicID="x", messageIDs=[b"id"] * 100)
+    asking.control.iwant.add(messageIDs=[b"id"] * 50)
+    asking.control.graft.add(topicID="x")
+    asking.control.prune.add(topicID="x")
+    assert cost_of_rpc(asking) == effort.RPC + effort.ASKING + 154 * effort.NAMED
 
 
 async def test_nobody_goes_on_wishing_for_protocols() -> None:

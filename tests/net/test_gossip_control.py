@@ -24,7 +24,7 @@ class Router(GuardedRouter):
     """Writes down what it says to whom, and whom it would dial."""
 
     def __init__(self) -> None:
-        super().__init__(TOPICS, lambda _peer: True, ["/meshsub/1.1.0"], 4, 3, 6)
+        super().__init__(TOPICS, ["/meshsub/1.1.0"], 4, 3, 6)
         self.mesh = {topic: set() for topic in TOPICS}
         self.said: list[Any] = []
         self.dialled: list[Any] = []

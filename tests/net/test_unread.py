@@ -128,7 +128,7 @@ async def test_the_counts_are_right_whatever_becomes_of_the_streams() -> None:
                 assert end._unread.held == sum(map(len, end.stream_buffers.values()))
                 assert node.held == end._unread.held
                 inbound = [each for each in end.streams.values() if not each.is_initiator]
-                assert end._inbound_and_ours.inbound == len(inbound)
+                assert end.streams.inbound == len(inbound)
 
         for number in range(30):
             kind = LATE if number % 3 else ECHO

@@ -5,14 +5,14 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from peatnet.net.shares import Shares
+from peatnet.net.peer_places import PeerPlaces
 
 
 async def test_one_peer_has_its_share_and_the_others_theirs() -> None:
-    shares, had = Shares(2, 3), list[str]()
+    places, had = PeerPlaces(2, 3), list[str]()
 
     async def take(name: str) -> None:
-        await shares.take(name)
+        await places.take(name)
         had.append(name)
 
     async with trio.open_nursery() as nursery:
@@ -20,30 +20,30 @@ async def test_one_peer_has_its_share_and_the_others_theirs() -> None:
             nursery.start_soon(take, name)
             await trio.testing.wait_all_tasks_blocked()
         assert had == ["one", "one", "two"]
-        shares.give_back("two")
+        places.give_back("two")
         await trio.testing.wait_all_tasks_blocked()
         assert had[3:] == ["two"]
-        shares.give_back("one")
+        places.give_back("one")
         await trio.testing.wait_all_tasks_blocked()
         assert had[4:] == ["one"]
     for name in ("one", "one", "two"):
-        shares.give_back(name)
-    assert not shares._peers
+        places.give_back(name)
+    assert not places._peers
 
 
 async def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
-    shares = Shares(1, 2)
-    await shares.take("one")
-    await shares.take("two")
+    places = PeerPlaces(1, 2)
+    await places.take("one")
+    await places.take("two")
     for name in ("one", "three"):  # for its own share; for the total
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(shares.take, name)
+            nursery.start_soon(places.take, name)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-    assert shares._peers.keys() == {"one", "two"}
-    shares.give_back("two")
+    assert places._peers.keys() == {"one", "two"}
+    places.give_back("two")
     with trio.fail_after(5):
-        await shares.take("three")
-    shares.give_back("one")
-    shares.give_back("three")
-    assert not shares._peers
+        await places.take("three")
+    places.give_back("one")
+    places.give_back("three")
+    assert not places._peers

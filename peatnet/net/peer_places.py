@@ -13,7 +13,7 @@ class _Peer:
     users: int = 0  # who have a place or wait for one
 
 
-class Shares:
+class PeerPlaces:
     """Places that are taken and given back.
 
     Args:
