@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 # Generous, because machines that run tests are shared; a wait that succeeds never takes this long.
 PATIENCE = 20.0
+ECHO = "/test/echo/1"
 
 
 async def until(condition: Callable[[], object], what: str = "") -> None:
@@ -55,6 +56,24 @@ async def turns_of_another() -> AsyncIterator[Callable[[], int]]:
         nursery.start_soon(take_turns)
         yield lambda: turns
         nursery.cancel_scope.cancel()
+
+
+async def echo(frames: FrameStream) -> None:
+    """Handles ECHO: gives each payload back, as long as somebody asks."""
+    while True:
+        frame = await frames.receive()
+        await frames.send({"t": "echo"}, await frames.read_payload(frame))
+
+
+async def asks(here: Host, there: Host, payload: bytes = b"?") -> bytes:
+    """What comes back from the other end, which handles ECHO."""
+    frames = await here.open_stream(there.peer_id, ECHO)
+    try:
+        await frames.send({"t": "say"}, payload)
+        with trio.fail_after(PATIENCE):
+            return await frames.read_payload(await frames.receive())
+    finally:
+        await frames.reset()
 
 
 def muxer_to(here: Host, there: Host) -> Muxer:

@@ -22,7 +22,7 @@ from libp2p.stream_muxer.yamux.yamux import (
     YAMUX_HEADER_FORMAT,
 )
 from libp2p.utils import encode_delim
-from net_tools import PATIENCE, host, muxer_to, network, place, two_hosts, until
+from net_tools import ECHO, PATIENCE, asks, echo, host, muxer_to, network, place, two_hosts, until
 
 from peatnet.net import effort
 from peatnet.net.effort import BURST, PING, STREAM, cost_of_frame
@@ -36,25 +36,9 @@ if TYPE_CHECKING:
     from peatnet.net.host import Host
     from peatnet.net.muxer import Muxer
 
-ECHO = "/test/echo/1"
 MIB = 1024 * 1024
 FEW = 2000.0
 """An allowance that is used up soon, for tests in which it does not come back."""
-
-
-async def echo(frames: FrameStream) -> None:
-    frame = await frames.receive()
-    await frames.send({"n": 1}, await frames.read_payload(frame))
-
-
-async def ask(here: Host, there: Host, payload: bytes = b"word") -> bytes:
-    frames = await here.open_stream(there.peer_id, ECHO)
-    try:
-        await frames.send({"n": 1}, payload)
-        with trio.fail_after(PATIENCE):
-            return await frames.read_payload(await frames.receive())
-    finally:
-        await frames.reset()
 
 
 def frame(kind: int, flags: int, stream_id: int, length: int = 0, data: bytes = b"") -> bytes:
@@ -112,7 +96,7 @@ async def test_of_cheap_frames_so_many_are_read(make: Callable[[int], bytes], co
         muxer_to(second, first)._put(flood)
         await until(lambda: frames_read() >= expected - 1)
         # Whoever else there is has its turn meanwhile, and for long.
-        assert await ask(third, first, bytes(4 * MIB - 100)) == bytes(4 * MIB - 100)
+        assert await asks(third, first, bytes(4 * MIB - 100)) == bytes(4 * MIB - 100)
         assert frames_read() <= expected + 3
         assert not first.is_banned(second.peer_id)
 
@@ -129,7 +113,7 @@ async def test_bytes_that_are_encrypted_one_by_one_are_paid_for_one_by_one() -> 
         for byte in flood * 2 * expected:
             await hostile.secured_conn.write(bytes([byte]))
         await until(lambda: frames_read() >= expected - 2)
-        assert await ask(third, first, bytes(4 * MIB - 100)) == bytes(4 * MIB - 100)
+        assert await asks(third, first, bytes(4 * MIB - 100)) == bytes(4 * MIB - 100)
         assert frames_read() <= expected + 2
 
 
@@ -149,7 +133,7 @@ async def test_who_was_held_back_goes_on(monkeypatch: pytest.MonkeyPatch) -> Non
         first.handle(ECHO, echo)
         frames_read = counts_frames(muxer_to(first, second))
         muxer_to(second, first)._put(frame(TYPE_WINDOW_UPDATE, 0, 9, 1) * 3000)
-        assert await ask(second, first) == b"word"
+        assert await asks(second, first) == b"?"
         assert frames_read() >= 3000
 
 
@@ -161,7 +145,7 @@ async def test_one_peer_has_one_allowance_for_all_its_connections() -> None:
         await until(lambda: not first.connected and not second.connected)
         await second.connect(first.peer_id, first.listening)
         await until(lambda: second.peer_id in first.connected)
-        assert await ask(second, first) == b"word"
+        assert await asks(second, first) == b"?"
         assert first.efforts.of(second.peer_id)._allowance._tokens < FEW - STREAM
 
 
@@ -216,7 +200,7 @@ async def test_of_small_messages_on_a_stream_so_many_are_read() -> None:
         await until(lambda: count >= 49)
         async with host() as third:
             await third.connect(first.peer_id, first.listening)
-            assert await ask(third, first, bytes(MIB)) == bytes(MIB)
+            assert await asks(third, first, bytes(MIB)) == bytes(MIB)
         assert count <= 52
 
 
@@ -244,7 +228,7 @@ async def test_of_gossip_rpcs_so_many_are_read(tmp_path: Path) -> None:
         await until(lambda: taken.count(peer) >= 49)
         one._host.handle(ECHO, echo)
         await third.connect(one._host.peer_id, one._host.listening)
-        assert await ask(third, one._host, bytes(MIB)) == bytes(MIB)
+        assert await asks(third, one._host, bytes(MIB)) == bytes(MIB)
         assert taken.count(peer) <= 52
         assert not one.banned()
 

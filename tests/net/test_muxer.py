@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT
-from net_tools import muxer_to, two_hosts, until
+from net_tools import ECHO, muxer_to, two_hosts, until
 
 from peatnet.net import frames as frames_module
 from peatnet.net import muxer
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from peatnet.net.frames import FrameStream
 
-ECHO = "/test/echo/1"
 KIB = 1024
 
 

@@ -12,7 +12,18 @@ from libp2p.custom_types import TProtocol
 from libp2p.identity.identify_push.identify_push import push_identify_to_peer
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import TYPE_DATA, YAMUX_HEADER_FORMAT
-from net_tools import LOOPBACK, PATIENCE, host, muxer_to, offences_of, two_hosts, until
+from net_tools import (
+    ECHO,
+    LOOPBACK,
+    PATIENCE,
+    asks,
+    echo,
+    host,
+    muxer_to,
+    offences_of,
+    two_hosts,
+    until,
+)
 
 from peatnet.errors import ListenError, PeerLost, RemoteProtocolError, StorageError, UsageError
 from peatnet.net import connections, muxer
@@ -24,14 +35,7 @@ if TYPE_CHECKING:
 
     from peatnet.net.frames import FrameStream
 
-ECHO = "/test/echo/1"
 KIB = 1024
-
-
-async def echo(frames: FrameStream) -> None:
-    while True:
-        frame = await frames.receive()
-        await frames.send({"t": "echo"}, await frames.read_payload(frame))
 
 
 async def deaf(frames: FrameStream) -> None:
@@ -42,15 +46,6 @@ def slots_taken(here: Host) -> int:
     network: Any = here.libp2p.get_network()
     taken: int = network._inbound_limiter.borrowed_tokens
     return taken
-
-
-async def asks(here: Host, there: Host, payload: bytes = b"?") -> bytes:
-    frames = await here.open_stream(there.peer_id, ECHO)
-    try:
-        await frames.send({"t": "say"}, payload)
-        return await frames.read_payload(await frames.receive())
-    finally:
-        await frames.reset()
 
 
 # Connecting

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from libp2p.stream_muxer.yamux.yamux import TYPE_DATA, YAMUX_HEADER_FORMAT
-from net_tools import PATIENCE, host, muxer_to, two_hosts, until
+from net_tools import ECHO, asks, echo, host, muxer_to, two_hosts, until
 
 from peatnet.errors import PeerLost
 from peatnet.net import muxer, unread
@@ -20,24 +20,9 @@ if TYPE_CHECKING:
     from peatnet.net.frames import FrameStream
     from peatnet.net.host import Host
 
-ECHO, LATE = "/test/echo/1", "/test/late/1"
+LATE = "/test/late/1"
 KIB = 1024
 MIB = KIB * KIB
-
-
-async def echo(frames: FrameStream) -> None:
-    frame = await frames.receive()
-    await frames.send({"n": 1}, await frames.read_payload(frame))
-
-
-async def ask(here: Host, there: Host, size: int) -> int:
-    frames = await here.open_stream(there.peer_id, ECHO)
-    try:
-        await frames.send({"n": 1}, bytes(size))
-        with trio.fail_after(PATIENCE):
-            return len(await frames.read_payload(await frames.receive()))
-    finally:
-        await frames.reset()
 
 
 def all_unread(here: Host) -> NodeUnread:
@@ -71,7 +56,7 @@ async def test_one_who_fills_the_memory_is_held_back_and_nobody_else() -> None:
             for frames in streams:
                 nursery.start_soon(frames.send, {"n": 1}, bytes(200 * KIB))
             await until(lambda: held.held > MIB - 64 * KIB)
-            assert await ask(third, first, 2 * MIB) == 2 * MIB
+            assert len(await asks(third, first, bytes(2 * MIB))) == 2 * MIB
             assert held.held <= MIB + 2 * 64 * KIB
             now.set()
             await until(lambda: arrived == 16 * 200 * KIB)  # nothing is lost
