@@ -129,6 +129,15 @@ def test_announcements_reach_all_nodes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_a_stranger_makes_a_node_do_is_measured(tmp_path: Path) -> None:
+    (row,) = report("strangers", tmp_path / "strangers.json", "--rounds", "2", "--only", "pings")[
+        "rows"
+    ]
+    assert row["median"] > 0
+    assert row["mb_s"] > 0  # it is read from, slowly
+
+
+@pytest.mark.slow
 def test_nothing_grows_over_200_transfers(tmp_path: Path) -> None:
     (row,) = report(
         "idle", tmp_path / "idle.json", "--rounds", "2", "--only", "after-200-transfers"
