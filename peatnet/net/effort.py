@@ -7,8 +7,8 @@ nearly nothing. Who has used it up is not punished: what it sends is not read fo
 line, and nobody else does.
 
 The unit is what a window update takes, the cheapest frame: some 6 us, where a core of the machine that this was measured on has nothing
-else to do. The others' costs are in proportion, so RATE is a tenth of such a core, or a fifth where others use it too, and BURST a second of that. Of
-honest peers none came near: within a second at most 520 units in a fleet of nine that fetches one file, 730 where 32 nodes come together, 1,300 for
+else to do. The others' costs are in proportion, so RATE is a tenth of such a core, about (bench/strangers.py), and BURST a second of that. Of
+honest peers none came near, as was counted here while benchmarks ran: within a second at most 520 units in a fleet of nine that fetches one file, 730 where 32 nodes come together, 1,300 for
 1,000 small blobs, 1,900 for a file over a stream as fast as that goes, 2,500 for 200 transfers one after the other; and all had 9,700 of BURST left
 at any time. Peers with plain py-libp2p, which send a window update for nearly every read, are below half of RATE at their fastest.
 """
