@@ -11,15 +11,20 @@ import platform
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from peatnet.datadir import unusable
 from peatnet.deploy.hardware import Overrides
-from peatnet.errors import ConfigError, complaint
+from peatnet.errors import ConfigError, UsageError, complaint
 from peatnet.loader_settings import LoaderSettings  # noqa: TC001  # pydantic reads annotations at run time
 from peatnet.rates import Rate  # noqa: TC001  # likewise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 # A config.toml is written by hand; one larger than this is something else.
 MAX_CONFIG_BYTES = 256 * 1024
@@ -99,6 +104,26 @@ class Config(BaseModel):
     hardware: HardwareConfig = Field(default_factory=HardwareConfig)
     loaders: dict[Word, LoaderSettings] = Field(default_factory=dict, max_length=256)
 
+    def parsed(self, key: str, parse: Callable[[str], T]) -> list[T]:
+        """The entries of a list of texts that other rooms understand, and the command line has looked at before.
+
+        Args:
+            key: its name.
+            parse: makes something of an entry, or raises UsageError.
+
+        Raises:
+            ConfigError: an entry means nothing.
+        """
+        found = []
+        for text in getattr(self, key):
+            try:
+                found.append(parse(text))
+            except UsageError as exc:
+                raise ConfigError(
+                    f"{config_path(self.data_dir)}: {key}: {exc.message}", hint=exc.hint
+                ) from exc
+        return found
+
     @property
     def node_name(self) -> str:
         """What the node is called: ``name``, else the machine's name."""
@@ -115,6 +140,11 @@ def default_data_dir() -> Path:
     return Path.home() / ".local" / "share" / "peatnet"
 
 
+def config_path(data_dir: Path) -> Path:
+    """Where the settings of a data directory are."""
+    return data_dir / "config.toml"
+
+
 def load_config(data_dir: Path | None = None, **overrides: Any) -> Config:
     """The settings for one data directory.
 
@@ -127,7 +157,7 @@ def load_config(data_dir: Path | None = None, **overrides: Any) -> Config:
         StorageError: the data directory cannot be looked into.
     """
     directory = (data_dir or default_data_dir()).expanduser().absolute()
-    path = directory / "config.toml"
+    path = config_path(directory)
     settings: dict[str, Any] = _read_toml(path)
     if "data_dir" in settings:
         raise ConfigError(

@@ -76,10 +76,10 @@ class Ledger:
         on_change: called with each record that was news, once it is on disk or the disk has refused it.
     """
 
-    def __init__(self, database: Database, keys: KeyPair, trusted: Iterable[str]) -> None:
+    def __init__(self, database: Database, keys: KeyPair, trusted: Iterable[PeerId]) -> None:
         self._database = database
         self._keys = keys
-        self._configured = {parse_peer_id(text) for text in trusted}
+        self._configured = set(trusted)
         database.script("ledger-1", _SCHEMA)
         added = {PeerId.parse(row[0]) for row in database.execute("SELECT peer_id FROM trusted")}
         self.catalogue = Catalogue({keys.peer_id, *self._configured, *added})

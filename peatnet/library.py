@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from peatnet.blobs import Database, Hash, Store
 from peatnet.datadir import locked_data_dir
 from peatnet.deploy.activator import Activator
-from peatnet.errors import Ambiguous, IntegrityError, NotFound
+from peatnet.errors import Ambiguous, IntegrityError, InUse, NotFound
 from peatnet.identity import load_or_create
-from peatnet.ledger import Ledger
+from peatnet.ledger import Ledger, parse_peer_id
 from peatnet.models import ModelStatus, parse_reference
 from peatnet.places import Places
 from peatnet.states import LocalState, States
@@ -289,15 +289,26 @@ class Library:
 
     # Removing
 
-    def remove(self, blob: Hash, *, force: bool) -> int:
+    def remove(self, blob: Hash, *, of: Model | None = None, force: bool) -> int:
         """Remove a blob, complete or not, and its names under ``models/``; returns the bytes freed.
 
+        Args:
+            blob: which.
+            of: the model that it is removed as, if it was named so.
+            force: remove it although it is pinned, or a trusted publisher's other model as well.
+
         Raises:
-            InUse: it is pinned and ``force`` is not given, or it is being read or fetched.
+            InUse: it is pinned, or another model than ``of`` as well, and ``force`` is not given; or it is being read or fetched.
             NotFound: it is not here.
         """
         with self._turn:
             theirs = [model for model in self.models() if self.kept_as(model) == blob]
+            others = sorted({str(each) for each in theirs if each.trusted} - {str(of)})
+            if of is not None and others and not force:
+                raise InUse(
+                    f"{of} is the same file as {', '.join(others)}",
+                    hint="--force removes it for all of them",
+                )
             freed = self.store.remove(blob, force=force)
             self._sweep()
             for model in theirs:
@@ -427,7 +438,7 @@ def open_library(config: Config) -> Iterator[Library]:
     Raises:
         DataDirLocked: another process works in it.
         StorageError: it cannot be read or written, or is damaged.
-        UsageError: a trusted publisher in the configuration is no peer id.
+        ConfigError: a trusted publisher in the configuration is no peer id.
     """
     with locked_data_dir(config.data_dir):
         identity = load_or_create(config.data_dir / "identity.key")
@@ -439,7 +450,8 @@ def open_library(config: Config) -> Iterator[Library]:
                 quota=config.quota_bytes,
                 free_floor=config.free_floor_bytes,
             )
-            ledger = Ledger(database, identity.keys, config.trusted_publishers)
+            trusted = config.parsed("trusted_publishers", parse_peer_id)
+            ledger = Ledger(database, identity.keys, trusted)
             yield Library(config, identity, database, store, ledger)
         finally:
             database.close()

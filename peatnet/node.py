@@ -383,7 +383,7 @@ class Node:
         It is not fetched again by itself; ``get`` brings it back.
 
         Raises:
-            InUse: it is pinned or in service (and ``force`` is not given), or being served.
+            InUse: it is pinned, in service or another model's file, too (and no ``force`` is given), or being served.
             NotFound: it is not here.
         """
         target = self._library.find(reference)
@@ -400,7 +400,7 @@ class Node:
         async with self._keeper.stopped(target):
             for slot in serving:
                 await self._library.activator.retire(slot)
-            remove = partial(self._library.remove, blob, force=force)
+            remove = partial(self._library.remove, blob, of=model, force=force)
             freed = await trio.to_thread.run_sync(remove)
         if model is not None:
             self._model_changed(model)

@@ -34,7 +34,7 @@ async def open_node(
     Raises:
         DataDirLocked: another node runs on the data directory.
         ListenError: an address cannot be listened on.
-        UsageError: an address or a peer id in the configuration is malformed.
+        ConfigError: an address or a peer id in the configuration is malformed.
         StorageError: the data directory cannot be used.
     """
     rng = random.SystemRandom()
@@ -47,7 +47,14 @@ async def open_node(
                     yield node
                 return
             # Importing libp2p takes about a second; a node without a network does not pay it.
+            from peatnet.net.addresses import (  # noqa: PLC0415  # see above
+                parse_dial_address,
+                parse_listen_address,
+            )
             from peatnet.net.network import open_network  # noqa: PLC0415  # see above
+
+            config.parsed("listen", parse_listen_address)
+            config.parsed("peers", parse_dial_address)
 
             counter = await trio.to_thread.run_sync(
                 KnownNodes(library.database).reserve, time.time_ns()

@@ -163,10 +163,14 @@ class Ordered:
 
 def explain(outcome: Outcome) -> str:
     """Why a model was not put into service, and what is in service instead."""
-    first = outcome.failures[0]
-    now = "nothing" if outcome.in_service is None else str(outcome.in_service)
-    after = "".join(f"; then {each.candidate}: {each.reason}" for each in outcome.failures[1:])
-    reason = f"{first.reason}{after}; {now} is in service"
+    first, *others = outcome.failures
+    after = "".join(f"; then {each.candidate}: {each.reason}" for each in others)
+    now = outcome.in_service
+    if now is not None and any(each.candidate.is_known_as(now) for each in others):
+        state = f"`current` leads to {now}, which is not loaded"
+    else:
+        state = f"{now or 'nothing'} is in service"
+    reason = f"{first.reason}{after}; {state}"
     if first.phase is Phase.LOAD:
         return load_failed(reason, first.lines)
     return f"not put into service: {reason}"

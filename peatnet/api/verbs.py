@@ -29,6 +29,7 @@ from peatnet.errors import (
 )
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.models import ModelManifest
+from peatnet.net.node_status import CommandOutcome
 from peatnet.publishing import Publication
 from peatnet.rates import Rate  # noqa: TC001  # pydantic reads annotations at run time
 from peatnet.views import SourceChoice
@@ -307,7 +308,11 @@ async def _rollback(node: Node, params: OrderParams, _emit: Emit) -> Any:
 
 
 async def _cancel(node: Node, params: CommandParams, _emit: Emit) -> Any:
-    return {"command_id": await node.commander.cancel(params.command_id)}
+    command_id = await node.commander.cancel(params.command_id)
+    reports = node.fleet.outcomes(command_id)
+    done = {peer_id for peer_id, each in reports.items() if each.outcome is CommandOutcome.DONE}
+    names = [each.name or each.peer_id for each in await node.fleet.nodes() if each.peer_id in done]
+    return {"command_id": command_id, "done_on": names}
 
 
 async def _await_command(node: Node, params: AwaitParams, emit: Emit) -> Any:

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from peatnet.cli.output import human_size, note, print_line, print_table
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from peatnet.cli.demo_nodes import DemoNode
 
+_BAR_WIDTH = 30
 _STATE_STYLE = {"done": "green", "serving": "green", "fetching": "cyan", "failed": "red"}
 
 
@@ -50,7 +53,8 @@ def _table(nodes: list[DemoNode]) -> Table:
     names = {f"peer:{node.peer_id}": node.name for node in nodes if node.peer_id}
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for head in ("NODE", "STATE", "VERIFIED", "RATE", "FROM"):
-        table.add_column(head, no_wrap=True)
+        # What may wrap gives way first where a terminal is narrow: the bar gets shorter, the list of sources is cut.
+        table.add_column(head, no_wrap=head not in {"VERIFIED", "FROM"})
     for node in nodes:
         late = " (late)" if node.late else ""
         style = _STATE_STYLE.get(node.state, "dim")
@@ -61,18 +65,20 @@ def _table(nodes: list[DemoNode]) -> Table:
                 done = size
             rate = f"{human_size(node.progress['rate'])}/s" if node.state == "fetching" else ""
             sources = (node.result or node.progress)["bytes_by_source"]
-            table.add_row(*cells, ProgressBar(size, done, width=30), rate, _sources(sources, names))
+            bar = Constrain(ProgressBar(size, done), _BAR_WIDTH)
+            table.add_row(*cells, bar, rate, _sources(sources, names))
         else:
             table.add_row(*cells, "", "", "")
     return table
 
 
-def _sources(bytes_by_source: dict[str, int], names: dict[str, str]) -> str:
-    return ", ".join(
+def _sources(bytes_by_source: dict[str, int], names: dict[str, str]) -> Text:
+    told = ", ".join(
         f"{names.get(source, source)} {human_size(size)}"
         for source, size in sorted(bytes_by_source.items(), key=lambda item: -item[1])
         if size
     )
+    return Text(told, no_wrap=True, overflow="ellipsis")
 
 
 def print_results(rows: list[dict[str, Any]]) -> None:

@@ -133,6 +133,11 @@ def cancel(
         print_json(answer)
     else:
         print_line(f"canceled: {answer['command_id']}")
+    # An older node, whose command line was updated while it runs, does not say.
+    if done := len(answer.get("done_on", ())):
+        note(
+            f"{done} node{' has' if done == 1 else 's have'} done it already: nothing changes there"
+        )
 
 
 def _order(

@@ -1,5 +1,7 @@
 """``peatnet limits``: what the running node may send and fetch, shown and changed."""
 
+# ruff: noqa: PLC0415  # heavy modules are imported late: --help must answer at once
+
 from typing import Annotated, Any
 
 import typer
@@ -7,6 +9,7 @@ import typer
 from peatnet.cli.options import DataDir, Json, Verbose
 from peatnet.cli.output import human_rate, note, print_json, print_line
 from peatnet.cli.session import Session
+from peatnet.errors import UsageError
 
 _LABELS = {
     "upload_limit": "up",
@@ -46,6 +49,9 @@ def limits(
     Limits that are to last are set in config.toml: upload_limit, download_limit, peer_upload_limit.
     """
     session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
+    for option, text in (("--up", up), ("--down", down), ("--per-peer", per_peer)):
+        if text is not None:
+            _check(option, text)
     given = {"upload_limit": up, "download_limit": down, "peer_upload_limit": per_peer}
     params: dict[str, Any] = {name: rate for name, rate in given.items() if rate is not None}
     now = session.call("limits", params)
@@ -57,3 +63,13 @@ def limits(
             print_line(f"{label:<14} {'no limit' if rate is None else human_rate(rate)}")
     if params:
         note("this lasts until the node is restarted; config.toml holds what lasts longer")
+
+
+def _check(option: str, text: str) -> None:
+    """Say what is wrong with a rate by the name of the option that gave it; the node would name its own parameter."""
+    from peatnet.rates import parse_rate
+
+    try:
+        parse_rate(text)
+    except ValueError as exc:
+        raise UsageError(f"{option}: {exc}") from exc

@@ -14,7 +14,11 @@ def rm(
     model: Reference,
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Remove it although it is pinned.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Remove it although it is pinned, in service, or the file of another model, too.",
+        ),
     ] = False,
     data_dir: DataDir = None,
     json: Json = False,

@@ -103,9 +103,19 @@ def up(
     from peatnet.cli.logs import configure_logging
     from peatnet.cli.run_node import run_node
     from peatnet.config import load_config
+    from peatnet.ledger import parse_peer_id
+    from peatnet.net.addresses import parse_dial_address, parse_listen_address
 
     session = Session(ctx, data_dir=data_dir, verbose=verbose)
     configure_logging(verbose=session.verbose, daemon=True)
+    # What config.toml says of these is the node's to complain of.
+    for texts, parse in (
+        (listen, parse_listen_address),
+        (peer, parse_dial_address),
+        (trust, parse_peer_id),
+    ):
+        for text in texts or ():
+            parse(text)
     base = load_config(session.invocation.data_dir)
     config = load_config(
         session.invocation.data_dir,

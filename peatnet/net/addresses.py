@@ -39,6 +39,11 @@ def _shape(address: Multiaddr) -> list[str]:
     return [protocol.name for protocol in address.protocols()]
 
 
+def _why(error: Exception) -> str:
+    """What is wrong, without the address, which multiaddr's own texts repeat twice."""
+    return str(getattr(error, "message", error))
+
+
 def parse_dial_address(text: str) -> tuple[str, str]:
     """Split ``/ip4/…/tcp/…/p2p/PEER_ID`` into the address to dial and the peer id to expect there.
 
@@ -51,7 +56,7 @@ def parse_dial_address(text: str) -> tuple[str, str]:
         shape = _shape(address)
         peer_text = address.value_for_protocol("p2p") if shape[-1:] == ["p2p"] else None
     except (MultiaddrError, ValueError) as exc:
-        raise UsageError(f"{text!r} is not a multiaddr: {exc}", hint=hint) from exc
+        raise UsageError(f"{text!r} is not a multiaddr: {_why(exc)}", hint=hint) from exc
     if peer_text is None:
         raise UsageError(f"{text!r} does not end in /p2p/PEER_ID", hint=hint)
     if len(shape) != 3 or shape[0] not in _HOST_PROTOCOLS or shape[1] != "tcp":
@@ -79,7 +84,7 @@ def parse_listen_address(text: str) -> tuple[str, int]:
             str(address.value_for_protocol("tcp"))
         )
     except (MultiaddrError, ValueError) as exc:
-        raise UsageError(f"{text!r} is not a multiaddr: {exc}", hint=hint) from exc
+        raise UsageError(f"{text!r} is not a multiaddr: {_why(exc)}", hint=hint) from exc
 
 
 def check_can_listen(text: str) -> None:

@@ -17,7 +17,7 @@ from support.nodes import environment, peatnet
 from support.waiting import wait_until
 
 from peatnet import __version__
-from peatnet.errors import AlreadyExists, DiskFull, UsageError
+from peatnet.errors import AlreadyExists, ConfigError, DiskFull, UsageError
 
 VERBS = {
     *("init", "id", "up", "peers", "trust"),
@@ -68,6 +68,31 @@ def test_what_cannot_be_a_command(data: Path) -> None:
     assert (error["slug"], error["exit_code"]) == ("usage", 2)
     assert "'torrent'" in error["message"]
     assert not data.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "key", "wrong"),
+    [
+        ("--peer", "peers", "/ip4/192.0.2.1/tcp/7411"),
+        ("--listen", "listen", "/ip4/127.0.0.1/udp/1"),
+        ("--trust", "trusted_publishers", "nonsense"),
+    ],
+)
+def test_addresses_and_publishers_that_are_none(
+    data: Path, option: str, key: str, wrong: str
+) -> None:
+    typed = peatnet(data, "up", "--no-mdns", option, wrong).failed(UsageError)
+    assert repr(wrong) in typed.err
+    assert not data.exists()
+    data.mkdir()
+    (data / "config.toml").write_text(f'{key} = ["{wrong}"]\n')
+    written = peatnet(data, "up", "--no-mdns").failed(ConfigError)
+    assert f"{data / 'config.toml'}: {key}: {wrong!r}" in written.err
+
+
+def test_rates_that_are_none_are_complained_of_by_the_name_of_their_option(data: Path) -> None:
+    wrong = peatnet(data, "limits", "--down", "10MB/s", "--up", "5mb").failed(UsageError)
+    assert "--up: '5mb' may be bits or bytes: write MB/s or mbit/s" in wrong.err
 
 
 def test_an_identity_is_made_once(data: Path) -> None:

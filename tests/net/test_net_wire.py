@@ -288,6 +288,14 @@ def test_addresses_that_people_type(text: str) -> None:
             parse(text)
 
 
+def test_what_is_wrong_with_an_address_is_said_once() -> None:
+    for parse in (parse_dial_address, parse_listen_address):
+        with pytest.raises(UsageError) as caught:
+            parse("/ip4/300.1.1.1/tcp/1")
+        assert caught.value.message.count("/ip4/300.1.1.1/tcp/1") == 1
+        assert caught.value.message.endswith("base address '300.1.1.1' is not IPv4")
+
+
 # Frames
 
 

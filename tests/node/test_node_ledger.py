@@ -86,7 +86,7 @@ def withdrawal(keys: KeyPair, key: str, sequence: int) -> bytes:
 async def test_two_writes_at_once_leave_the_newer_record_on_disk(
     database: SlowOrFullDatabase, model: Path
 ) -> None:
-    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    ledger = Ledger(database, US, [THEM.peer_id])
     gate = database.gate = threading.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ledger.take, [record_of(THEM, manifest_of(model, "m"), 1)])
@@ -96,7 +96,7 @@ async def test_two_writes_at_once_leave_the_newer_record_on_disk(
         await trio.testing.wait_all_tasks_blocked(0.1)
         gate.set()
     assert ledger.models() == []
-    assert Ledger(database, US, [str(THEM.peer_id)]).models() == []
+    assert Ledger(database, US, [THEM.peer_id]).models() == []
 
 
 async def test_a_record_of_ours_that_the_disk_refused_is_heard_of_by_nobody(
@@ -146,7 +146,7 @@ async def test_of_several_records_each_is_signed_or_not(
 async def test_records_from_others_count_though_the_disk_is_full(
     database: SlowOrFullDatabase, model: Path
 ) -> None:
-    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    ledger = Ledger(database, US, [THEM.peer_id])
     told: list[str] = []
     ledger.on_change.append(lambda record: told.append(record.key))
     database.full = True
@@ -159,7 +159,7 @@ async def test_records_from_others_count_though_the_disk_is_full(
 async def test_each_hears_that_the_disk_is_full_and_nothing_is_lost_when_it_has_room_again(
     database: SlowOrFullDatabase, model: Path
 ) -> None:
-    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    ledger = Ledger(database, US, [THEM.peer_id])
     errors: list[DiskFull] = []
 
     async def take(model_id: str) -> None:
@@ -180,7 +180,7 @@ async def test_each_hears_that_the_disk_is_full_and_nothing_is_lost_when_it_has_
     assert len(errors) == 4
     database.full = False
     await take("e")
-    again = Ledger(database, US, [str(THEM.peer_id)])
+    again = Ledger(database, US, [THEM.peer_id])
     assert again.catalogue == ledger.catalogue
     assert [each.manifest.model_id for each in again.models()] == list("abcde")
 
@@ -188,7 +188,7 @@ async def test_each_hears_that_the_disk_is_full_and_nothing_is_lost_when_it_has_
 async def test_what_was_taken_before_a_cancellation_is_kept_and_told(
     database: SlowOrFullDatabase, model: Path
 ) -> None:
-    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    ledger = Ledger(database, US, [THEM.peer_id])
     told: list[str] = []
     ledger.on_change.append(lambda record: told.append(record.key))
     envelopes = [
@@ -200,7 +200,7 @@ async def test_what_was_taken_before_a_cancellation_is_kept_and_told(
         await ledger.take(envelopes)
     assert scope.cancelled_caught
     assert 0 < len(told) < len(envelopes)
-    again = Ledger(database, US, [str(THEM.peer_id)])
+    again = Ledger(database, US, [THEM.peer_id])
     assert sorted(model.record.key for model in again.models()) == sorted(told)
 
 
@@ -252,7 +252,7 @@ def few_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_of_strangers_so_many_records_are_kept(
     database: SlowOrFullDatabase, model: Path
 ) -> None:
-    ledger = Ledger(database, US, [str(THEM.peer_id)])
+    ledger = Ledger(database, US, [THEM.peer_id])
     all_of_them = strangers(10)
     # Of one that floods, and what another brings.
     assert await outcomes(ledger, all_of_them[:6], "one") == [YES] * 4 + [NO] * 2
@@ -264,7 +264,7 @@ async def test_of_strangers_so_many_records_are_kept(
     trusted = [record_of(THEM, manifest_of(model, f"m{number}"), number) for number in range(20)]
     assert await outcomes(ledger, trusted, "one") == [YES] * 20
     assert await outcomes(ledger, strangers(11)[10:], "") == [YES]
-    again = Ledger(database, US, [str(THEM.peer_id)])
+    again = Ledger(database, US, [THEM.peer_id])
     assert again.catalogue == ledger.catalogue
 
 

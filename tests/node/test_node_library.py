@@ -212,6 +212,18 @@ async def test_rm_of_a_pinned_blob_changes_nothing(library: Library, one: Path) 
     assert not placed.exists()
 
 
+async def test_rm_of_one_model_does_not_take_another_along(library: Library, one: Path) -> None:
+    await hear(library, signed(one, "m"), signed(one, "n"))
+    placed, other = ready(library, one), ready(library, one, "n")
+    with pytest.raises(InUse, match=r"^m@1\.0\.0 is the same file as n@1\.0\.0$"):
+        library.remove(hash_of(one), of=library.find("m").model, force=False)
+    assert placed.is_file()
+    assert other.is_file()
+    library.remove(hash_of(one), of=library.find("m").model, force=True)
+    assert not placed.exists()
+    assert not other.exists()
+
+
 async def test_rm_of_a_new_files_beginning_leaves_the_old_name_owned(
     library: Library, one: Path, two: Path
 ) -> None:

@@ -164,6 +164,20 @@ async def test_what_does_not_fit_is_refused_unless_this_node_is_named(root: Path
         await here.wait("command-2", "done")
 
 
+async def test_where_going_back_fails_too_nothing_is_said_to_be_in_service(root: Path) -> None:
+    one, two = manifest(root, "m@1"), manifest(root, "m@2")
+    async with orders(root, "m@1", "m@2") as here:
+        await here.hear(record(one), command_of(one, 1))
+        await here.wait("command-1", "done")
+        (root / "fail-m@1").touch()
+        (root / "fail-m@2").touch()
+        await here.hear(record(two), command_of(two, 2))
+        await here.wait("command-2", "failed")
+        assert "; then m@1: " in here.reason("command-2")
+        assert "`current` leads to m@1, which is not loaded" in here.reason("command-2")
+        assert "in service" not in here.reason("command-2")
+
+
 async def test_a_load_that_fails_goes_back_and_says_why(root: Path) -> None:
     one, two = manifest(root, "m@1"), manifest(root, "m@2")
     async with orders(root, "m@1", "m@2") as here:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -188,7 +189,9 @@ def test_cancel_stops_what_has_not_finished(cluster: Cluster, files: dict[str, P
     )
     with pytest.raises(DeployTimeout, match="m@2: one had not done it"):
         fleet.head.call("await_command", command_id=command, timeout_s=0.1)
-    assert fleet.head.json("cancel", command[:8]) == {"command_id": command}
+    canceled = fleet.head.run("cancel", command[:8], "--json").ok()
+    assert json.loads(canceled.out) == {"command_id": command, "done_on": ["two"]}
+    assert "1 node has done it already" in canceled.err
     fleet.loaders["one"].release()
     wait_outcome(one, command, "canceled")
     wait_loaded(one, "m@1")
