@@ -161,6 +161,8 @@ class Ledger:
         return results
 
     def _take_one(self, envelope: bytes, by: str) -> Taken:
+        if (held := self.catalogue.holding(envelope)) is not None:
+            return Taken(held, Outcome.DUPLICATE)
         try:
             record = open_record(envelope)
             manifest = _check_body(record)

@@ -113,7 +113,7 @@ class Wire:
     def frames(self, side: str) -> FrameStream:
         return FrameStream(cast("INetStream", self.ends[side]), f"the {side}'s peer")
 
-    async def run(self, *sides: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def run(self, *sides: Callable[[], Coroutine[Any, Any, object]]) -> None:
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
                 for side in sides:

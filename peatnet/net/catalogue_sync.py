@@ -72,6 +72,10 @@ class CatalogueSync:
         self._answering: set[str] = set()
         self._allowances: OrderedDict[str, Allowance] = OrderedDict()
 
+    def is_answering(self, peer_id: str) -> bool:
+        """Whether an exchange that this peer has begun is under way."""
+        return peer_id in self._answering
+
     async def ask(self, frames: FrameStream) -> None:
         """Bring both catalogues together, as the side that opened the stream.
 
@@ -100,10 +104,11 @@ class CatalogueSync:
             kind, _ = await _receive(frames, 0)
             _expect(frames, kind, "end")
 
-    async def answer(self, frames: FrameStream) -> None:
+    async def answer(self, frames: FrameStream) -> bool:
         """Bring both catalogues together, as the side that was asked.
 
-        A peer that asks too often, or twice at once, is not answered.
+        Returns:
+            Whether it has; a peer that asks too often, or twice at once, is not answered.
 
         Raises:
             PeerLost: the peer went away or took longer than SESSION_TIMEOUT seconds.
@@ -111,14 +116,15 @@ class CatalogueSync:
         """
         peer_id = frames.peer_id
         if peer_id in self._answering or len(self._answering) >= MAX_ANSWERS:
-            return
+            return False
         if not self._may_ask(peer_id):
-            return
+            return False
         self._answering.add(peer_id)
         try:
             await self._answer(frames)
         finally:
             self._answering.discard(peer_id)
+        return True
 
     def _may_ask(self, peer_id: str) -> bool:
         allowance = self._allowances.setdefault(peer_id, Allowance(ASK_RATE, ASK_BURST))

@@ -55,7 +55,7 @@ STREAM_TIMEOUT = 10.0
 # peers that are gone without it.
 LOOK_AGAIN = 2.0
 
-StreamHandler = Callable[[FrameStream], Awaitable[None]]
+StreamHandler = Callable[[FrameStream], Awaitable[object]]
 
 
 class PeerCallback(Protocol):

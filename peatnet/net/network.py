@@ -66,6 +66,8 @@ SYNC_PAUSE = 5.0
 # a catalogue keeps of untrusted publishers. What is beyond is waited for.
 VAIN_RATE = 500.0
 VAIN_BURST = 5000.0
+# How long, in seconds, the one of two that does not begin the exchange when they meet waits for the other to.
+FIRST_MOVE = 1.0
 # One that was put off while another ran is looked at again after so long, in seconds.
 LOOK_AGAIN = 0.5
 
@@ -110,7 +112,9 @@ class Network:
         self._presence_at = 0.0  # on trio's clock
         self._presence_hurried = Stirring()
         self._vain = Allowances(VAIN_RATE, VAIN_BURST)
-        self._synced_at: dict[str, float] = {}
+        self._synced_at: dict[
+            str, float
+        ] = {}  # when an exchange with a peer began last, by us or by it
         self._syncing: set[str] = set()
         self._sync_again: set[str] = set()  # peers with whom an exchange was wanted while one ran
         self._put_off: set[str] = set()  # peers with whom one was wanted too soon after the last
@@ -232,8 +236,7 @@ class Network:
             for callback in self.on_gained:
                 callback(sender, blob)
         self._digests[sender] = presence.digest
-        if self._differs(sender):
-            self._sync_soon(sender)
+        self._sync_if_different(sender)
 
     def _differs(self, peer_id: str) -> bool:
         """Whether a peer has said that its catalogue is not ours."""
@@ -248,7 +251,7 @@ class Network:
 
     def _peer_changed(self, peer_id: str, *, connected: bool) -> None:
         if connected:
-            self._sync_soon(peer_id)
+            self._meet(peer_id)
             self._presence_changed()
         else:
             self._synced_at.pop(peer_id, None)
@@ -259,26 +262,60 @@ class Network:
 
     # What we do by ourselves
 
+    def _meet(self, peer_id: str) -> None:
+        """Bring catalogues together with a peer that has just connected.
+
+        One exchange serves both, so one of the two begins it: the one with the smaller peer id. The other looks after
+        a while whether it has.
+        """
+        if self._host.peer_id < peer_id:
+            self._sync_soon(peer_id)
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._sync_unless_met, peer_id)
+
+    async def _sync_unless_met(self, peer_id: str) -> None:
+        met_at = trio.current_time()
+        await trio.sleep(FIRST_MOVE)
+        if self._sync.is_answering(peer_id) or self._synced_at.get(peer_id, -1.0) >= met_at:
+            return
+        if peer_id in self.connected:
+            self._sync_soon(peer_id)
+
+    async def _answer_sync(self, frames: FrameStream) -> None:
+        began = trio.current_time()
+        if await self._sync.answer(frames) and frames.peer_id in self.connected:
+            self._synced_at[frames.peer_id] = began
+
+    def _sync_if_different(self, peer_id: str) -> None:
+        if not self._differs(peer_id):
+            return
+        if self._sync.is_answering(peer_id):
+            self._put_off_sync(peer_id, trio.current_time() + LOOK_AGAIN)
+        else:
+            self._sync_soon(peer_id)
+
     def _sync_soon(self, peer_id: str) -> None:
         if self._nursery is None:
             return
         now = trio.current_time()
         soonest = self._synced_at.get(peer_id, -SYNC_PAUSE) + SYNC_PAUSE
         if peer_id in self._syncing or now < soonest:
-            # What is under way may bring what is lacking, or have begun before the peer had it.
-            if peer_id not in self._put_off:
-                self._put_off.add(peer_id)
-                self._nursery.start_soon(self._sync_later, peer_id, max(soonest, now + LOOK_AGAIN))
+            self._put_off_sync(peer_id, max(soonest, now + LOOK_AGAIN))
             return
         self._synced_at[peer_id] = now
         self._syncing.add(peer_id)
         self._nursery.start_soon(self._sync_with, peer_id)
 
+    def _put_off_sync(self, peer_id: str, at: float) -> None:
+        """Look again later: what is under way may bring what is lacking, or have begun before the peer had it."""
+        if self._nursery is not None and peer_id not in self._put_off:
+            self._put_off.add(peer_id)
+            self._nursery.start_soon(self._sync_later, peer_id, at)
+
     async def _sync_later(self, peer_id: str, at: float) -> None:
         await trio.sleep_until(at)
         self._put_off.discard(peer_id)
-        if self._differs(peer_id):
-            self._sync_soon(peer_id)
+        self._sync_if_different(peer_id)
 
     async def _sync_with(self, peer_id: str) -> None:
         try:
@@ -342,7 +379,7 @@ class Network:
     @property
     def handlers(self) -> dict[str, Callable[[FrameStream], Awaitable[None]]]:
         """Our inbound protocols that this object serves itself."""
-        return {CATALOGUE_PROTOCOL: self._sync.answer}
+        return {CATALOGUE_PROTOCOL: self._answer_sync}
 
     @property
     def judges(

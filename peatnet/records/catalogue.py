@@ -34,7 +34,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from peatnet.errors import StaleRecord
-from peatnet.records.record import MAX_SEQUENCE, Record, RecordType, slot_of
+from peatnet.records.record import MAX_SEQUENCE, Record, RecordType, id_of, slot_of
 from peatnet.records.summary import TIE_BYTES, SetDigest, SlotSummary
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ class Catalogue:
         self._limits = limits or CatalogueLimits()
         self._trusted = set(trusted)
         self._records: dict[bytes, Record] = {}  # by slot
-        # Invariants: both tallies sum up `_records`; `_publishers` has exactly the publishers in it.
+        # Invariants: `_ids` has exactly the records of `_records`; both tallies sum them up; `_publishers` has exactly the
+        # publishers in it.
+        self._ids: dict[bytes, Record] = {}
         self._totals = {True: _Tally(), False: _Tally()}  # by trust
         self._publishers: dict[PeerId, _Publisher] = {}
         self._commands: dict[tuple[PeerId, str], set[bytes]] = {}  # slots, by publisher and model
@@ -182,6 +184,10 @@ class Catalogue:
         return [record for record in other.records() if self.offer(record) is Outcome.ACCEPTED]
 
     # Looking
+
+    def holding(self, envelope: bytes) -> Record | None:
+        """The record with this envelope, if it is held: then it was verified before, and need not be again."""
+        return self._ids.get(id_of(envelope))
 
     def records(self) -> list[Record]:
         """Everything held, in no particular order."""
@@ -338,7 +344,7 @@ class Catalogue:
     # Bookkeeping: the only places where the state changes
 
     def _put(self, record: Record) -> None:
-        self._records[record.slot] = record
+        self._records[record.slot] = self._ids[record.id] = record
         if record.type.kind == RecordType.COMMAND:
             self._commands.setdefault(_group(record), set()).add(record.slot)
         self._digest.add(record.id)
@@ -348,7 +354,7 @@ class Catalogue:
         self._totals[record.publisher in self._trusted].add(1, len(record.envelope))
 
     def _drop(self, record: Record) -> None:
-        del self._records[record.slot]
+        del self._records[record.slot], self._ids[record.id]
         if record.type.kind == RecordType.COMMAND:
             group = self._commands[_group(record)]
             group.remove(record.slot)

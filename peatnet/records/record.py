@@ -107,6 +107,11 @@ class Record:
         return self.key.partition("/")[0]
 
 
+def id_of(envelope: bytes) -> bytes:
+    """The 32-byte name of a record: BLAKE3 of its envelope, which has one encoding only."""
+    return blake3(envelope).digest()
+
+
 def slot_of(public_key: PublicKey, record_type: RecordType, key: str) -> bytes:
     """The 16-byte name of a slot.
 
@@ -174,7 +179,7 @@ def _record(
         sequence=sequence,
         body=body,
         envelope=envelope,
-        id=blake3(envelope).digest(),
+        id=id_of(envelope),
         slot=slot_of(public_key, record_type, key),
     )
 

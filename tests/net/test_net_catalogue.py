@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from net_tools import PATIENCE, Place, network, offences_of, place, two_hosts, two_networks, until
+from net_tools import (
+    PATIENCE,
+    Place,
+    host,
+    network,
+    offences_of,
+    place,
+    two_hosts,
+    two_networks,
+    until,
+)
 from net_tools import withdrawal as record_for
 
 from peatnet.errors import PeatnetError, PeerLost, RemoteProtocolError, SignatureError
@@ -296,6 +307,39 @@ async def test_a_late_joiner_and_one_that_was_away_get_everything(tmp_path: Path
     async with two_networks(first, second):
         await until(lambda: len(first.ledger.catalogue) == 60 == len(second.ledger.catalogue))
     assert first.ledger.catalogue == second.ledger.catalogue
+
+
+async def test_of_two_that_meet_one_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(net_network, "FIRST_MOVE", 1000.0)
+    asked: list[str] = []
+    real = CatalogueSync.ask
+
+    async def ask(self: CatalogueSync, frames: FrameStream) -> None:
+        asked.append(frames.peer_id)
+        await real(self, frames)
+
+    monkeypatch.setattr(CatalogueSync, "ask", ask)  # listens in
+    first, second = place(tmp_path / "first"), place(tmp_path / "second")
+    await first.publish("a@1")
+    await second.publish("b@1")
+    async with two_networks(first, second):
+        await until(lambda: len(first.ledger.catalogue) == 2 == len(second.ledger.catalogue))
+        assert asked[0] == max(first.peer_id, second.peer_id)
+
+
+async def test_a_peer_that_should_ask_and_does_not_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(net_network, "FIRST_MOVE", 0.1)
+    here, silent = place(tmp_path / "here"), side(tmp_path / "silent")
+    await silent.place.publish("a@1")
+    seed = bytes(32)
+    while str(KeyPair.from_seed(seed).peer_id) > here.peer_id:
+        seed = secrets.token_bytes(32)
+    async with host(seed) as other:
+        other.handle(CATALOGUE_PROTOCOL, silent.sync.answer)
+        async with network(here, other.addrs[0]):
+            await until(lambda: len(here.ledger.catalogue) == 1)
 
 
 async def test_what_gossip_lost_is_fetched_when_presence_tells(

@@ -82,6 +82,15 @@ def test_a_catalogue_holds_the_newest_of_each_slot(items: list[Record]) -> None:
 
 @given(record_lists, record_lists)
 @settings(deadline=None)
+def test_what_is_held_is_found_by_its_envelope(left: list[Record], right: list[Record]) -> None:
+    catalogue = holding(left)
+    held = contents(catalogue)
+    for item in left + right:
+        assert catalogue.holding(item.envelope) == (item if item in held else None)
+
+
+@given(record_lists, record_lists)
+@settings(deadline=None)
 def test_digests_are_equal_for_equal_catalogues_only(
     left: list[Record], right: list[Record]
 ) -> None:

@@ -246,6 +246,7 @@ class Bookkeeping(RuleBasedStateMachine):
             part = [r for r in catalogue.records() if catalogue.is_trusted(r.publisher) is trusted]
             tally = catalogue._totals[trusted]
             assert (tally.records, tally.size) == (len(part), sum(len(r.envelope) for r in part))
+        assert catalogue._ids == {record.id: record for record in catalogue.records()}
         assert set(catalogue._publishers) == {r.publisher for r in catalogue.records()}
 
     @invariant()
