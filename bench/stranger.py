@@ -1,7 +1,7 @@
 """A peer that means harm, of bench/strangers.py: ``stranger.py KIND ADDRESS``.
 
 Connects, prints a line, and sends what costs it next to nothing, as fast as the line takes it, until stdin ends. For each line on
-that it prints how many bytes that were.
+that it prints how many bytes that were. One kind does the same as ten peers, and one only knocks at the door.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import struct
 import sys
+from contextlib import AsyncExitStack, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -84,23 +85,34 @@ RPCS: dict[str, Callable[[], bytes]] = {
 }
 """What is said on a gossip stream."""
 
+CROWD = "ten-peers"
+"""Ten identities that each send the cheapest frame."""
+KNOCKS = "knocks"
+"""Connections that end when the other side has made its first message of the Noise handshake."""
+KNOCKERS = 20
+
 
 async def main(kind: str, address: str) -> None:
     """Send this kind to this node until stdin ends."""
     effort.RATE = effort.BURST = 1e12  # its own reader holds nobody back
     there, _, peer_id = address.rpartition("/p2p/")
-    async with (
-        open_host(secrets.token_bytes(32), ["/ip4/127.0.0.1/tcp/0"], mdns=False) as host,
-        trio.open_nursery() as nursery,
-    ):
-        await host.connect(peer_id, [there])
+    sent = [0]
+    async with AsyncExitStack() as stack:
+        hosts = []
+        for _ in range({CROWD: 10, KNOCKS: 0}.get(kind, 1)):
+            opened = open_host(secrets.token_bytes(32), ["/ip4/127.0.0.1/tcp/0"], mdns=False)
+            hosts.append(await stack.enter_async_context(opened))
+            await hosts[-1].connect(peer_id, [there])
+        nursery = await stack.enter_async_context(trio.open_nursery())
         print("ready", flush=True)
-        sent = [0]
         nursery.start_soon(_tell, sent, nursery.cancel_scope)
-        if kind in RPCS:
-            await _say(host, peer_id, RPCS[kind](), sent)
-        else:
-            await _flood(host, peer_id, FRAMES[kind], sent)
+        for host in hosts:
+            if kind in RPCS:
+                nursery.start_soon(_say, host, peer_id, RPCS[kind](), sent)
+            else:
+                nursery.start_soon(_flood, host, peer_id, FRAMES.get(kind, FRAMES["credit"]), sent)
+        for _ in range(KNOCKERS if kind == KNOCKS else 0):
+            nursery.start_soon(_knock, int(there.rpartition("/")[2]), sent)
 
 
 async def _tell(sent: list[int], scope: trio.CancelScope) -> None:
@@ -125,6 +137,21 @@ async def _say(host: Host, peer_id: str, said: bytes, sent: list[int]) -> None:
     while True:
         await stream.write(said)
         sent[0] += len(said)
+
+
+async def _knock(port: int, sent: list[int]) -> None:
+    said = encode_varint_prefixed(b"/multistream/1.0.0\n") + encode_varint_prefixed(b"/noise\n")
+    key = secrets.token_bytes(32)
+    while True:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            with suppress(trio.BrokenResourceError):  # it has enough of us
+                await stream.send_all(said + len(key).to_bytes(2, "big") + key)
+                left = (
+                    len(said) + 2 + 32 + 64
+                )  # the same, its key, and at least an encrypted key and a signature
+                while left > 0 and (got := await stream.receive_some(left)):
+                    left -= len(got)
+        sent[0] += len(said) + 2 + len(key)
 
 
 if __name__ == "__main__":

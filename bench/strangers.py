@@ -1,4 +1,7 @@
-"""What one hostile peer can make a node do: CPU of a node to which a stranger sends, as fast as it can, what costs next to nothing to send."""
+"""What a hostile machine can make a node do.
+
+CPU of a node to which a stranger sends, as fast as it can, what costs next to nothing to send.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING
 from common import Bench, Job, Run, Sample, main
 from nodes import ON_DEMAND, node
 from processes import running
-from stranger import FRAMES, RPCS
+from stranger import CROWD, FRAMES, KNOCKS, RPCS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,10 +67,10 @@ def beside(kind: str) -> Opener:
 
 BENCH = Bench(
     name="strangers",
-    about="CPU of a node that one hostile peer talks to, in percent of one core; less is better.",
+    about="CPU of a node that a hostile machine talks to, in percent of one core; less is better.",
     unit="%",
     size=1,
-    rows={kind: beside(kind) for kind in (*FRAMES, *RPCS)},
+    rows={kind: beside(kind) for kind in (*FRAMES, *RPCS, CROWD, KNOCKS)},
     columns={"stranger_percent": "stranger %", "mb_s": "MB/s", "rss_mib": "MiB"},
     rounds=3,
 )

@@ -15,7 +15,6 @@ py-libp2p 0.8.1's swarm leaves things to be wished for, and this module puts its
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -31,7 +30,7 @@ from peatnet.errors import PeerLost
 from peatnet.log import get_logger
 from peatnet.net.muxer import Muxer
 from peatnet.net.muxer_selector import MuxerSelector
-from peatnet.net.tcp import remote_address
+from peatnet.net.tcp import party, remote_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -92,12 +91,6 @@ def _only_of_connections(notify: Callable[..., Awaitable[None]]) -> Callable[...
     return notify_listeners
 
 
-def _party(host: str) -> str:
-    """Whose an address is: of IPv6, whoever has one has 2**64."""
-    address = ip_address(host)
-    return host if address.version == 4 else str(IPv6Network((int(address) >> 64 << 64, 64)))
-
-
 class Connections:
     """Dials, accepts and cuts for one swarm.
 
@@ -116,6 +109,7 @@ class Connections:
         efforts: Efforts,
     ) -> None:
         self._swarm = swarm
+        self._efforts = efforts
         self._inbound: Counter[str] = Counter()
         swarm.upgrader.muxer_multistream = MuxerSelector(admits, on_violation, efforts)
         swarm.auto_connector.start = _nothing
@@ -127,11 +121,12 @@ class Connections:
     async def _accept(self, stream: Any, listener: Multiaddr, _event: object) -> None:
         """Hold an inbound connection, and with it a slot, until it ends."""
         remote = remote_address(stream)
-        address = _party(remote[0]) if remote is not None else ""
+        address = party(remote[0]) if remote is not None else ""
         self._inbound[address] += 1
         connection = RawConnection(stream, initiator=False)
         try:
             if self._inbound[address] <= MAX_INBOUND_PER_ADDRESS:
+                await self._efforts.answer(address)
                 muxer = await self._swarm.upgrade_inbound_raw_conn(connection, listener)
                 await muxer.event_closed.wait()
         finally:

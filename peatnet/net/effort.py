@@ -3,7 +3,8 @@
 A frame of yamux's has 12 bytes at the least, an RPC of gossip's one. Taking each of them is some microseconds of Python, so a few
 MB/s of them fill a core. So each peer has an allowance of effort, for all its connections together, and also over a reconnection.
 What is cheap to send and costly to take is paid from it, by what it costs us and not by how long it is; bytes in bulk cost
-nearly nothing. Who has used it up is not punished: what it sends is not read for a moment. So it waits at its own end of the
+nearly nothing. Identities are cheap as well, so all peers at one address have such an allowance together, of a few peers', and a
+connection that comes from there is paid from it before it is answered. Who has used it up is not punished: what it sends is not read for a moment. So it waits at its own end of the
 line, and nobody else does.
 
 The unit is what a window update takes, the cheapest frame: some 6 us, where a core of the machine that this was measured on has nothing
@@ -16,6 +17,8 @@ at any time. Peers with plain py-libp2p, which send a window update for nearly e
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import trio
 from libp2p.stream_muxer.yamux.yamux import (
@@ -26,10 +29,15 @@ from libp2p.stream_muxer.yamux.yamux import (
     YAMUX_HEADER_FORMAT,
 )
 
-from peatnet.net.remembered import Allowances
+from peatnet.net.remembered import MAX_REMEMBERED, Allowances
+
+if TYPE_CHECKING:
+    from peatnet.net.standing import Allowance
 
 RATE = 10_000.0  # a second
 BURST = 10_000.0
+# So many times as much for all peers at one address.
+AT_ADDRESS = 4.0
 # Who is over it waits for no less, in seconds: a wait is not for nothing either.
 SHORTEST_WAIT = 0.02
 
@@ -41,6 +49,8 @@ BULK = 16 * 1024
 # Any other one, and one that makes us answer.
 CONTROL = 1.0
 PING = 5.0
+# A connection that is accepted: negotiation, Noise and its signatures.
+CONNECTION = 400.0
 # Each stream that a peer opens: its tasks, its negotiation, an answer, and the end of it all.
 STREAM = 100.0
 # A frame of our own protocols, on a stream that the peer has opened; see `frames`.
@@ -58,18 +68,22 @@ class Effort:
     """What one peer may make us do.
 
     Args:
-        allowances: of all peers.
-        peer_id: whose this is.
+        allowance: its own.
+        address: that of all peers where it is, if that is known.
     """
 
-    __slots__ = ("_allowance",)
+    __slots__ = ("_address", "_allowance")
 
-    def __init__(self, allowances: Allowances, peer_id: str) -> None:
-        self._allowance = allowances.of(peer_id)
+    def __init__(self, allowance: Allowance, address: Allowance | None) -> None:
+        self._allowance = allowance
+        self._address = address
 
     def owe(self, cost: float) -> float:
         """Note what was done for the peer; returns for how many seconds nothing more is to be done for it."""
-        seconds = self._allowance.owe(cost, trio.current_time())
+        now = trio.current_time()
+        seconds = self._allowance.owe(cost, now)
+        if self._address is not None:
+            seconds = max(seconds, self._address.owe(cost, now))
         return seconds if seconds >= SHORTEST_WAIT else 0.0
 
     async def spend(self, cost: float) -> None:
@@ -79,14 +93,34 @@ class Effort:
 
 
 class Efforts:
-    """What each of all peers may make us do."""
+    """What each of all peers may make us do, and each address that they come from.
+
+    An address is an IP address, or of IPv6 the network of 2**64 that one party has.
+    """
 
     def __init__(self) -> None:
-        self._allowances = Allowances(RATE, BURST)
+        self._peers = Allowances(RATE, BURST)
+        self._addresses = Allowances(AT_ADDRESS * RATE, AT_ADDRESS * BURST)
+        self._places: OrderedDict[str, str] = OrderedDict()  # where a peer was met last
+
+    def met(self, peer_id: str, address: str) -> None:
+        """Note where a peer is."""
+        self._places[peer_id] = address
+        self._places.move_to_end(peer_id)
+        if len(self._places) > MAX_REMEMBERED:
+            self._places.popitem(last=False)
 
     def of(self, peer_id: str) -> Effort:
         """That of one peer; each time the same as long as it is remembered."""
-        return Effort(self._allowances, peer_id)
+        address = self._places.get(peer_id)
+        shared = self._addresses.of(address) if address is not None else None
+        return Effort(self._peers.of(peer_id), shared)
+
+    async def answer(self, address: str) -> None:
+        """Wait until a connection from there is to be answered. A checkpoint only where it has to be waited for."""
+        seconds = self._addresses.of(address).owe(CONNECTION, trio.current_time())
+        if seconds >= SHORTEST_WAIT:
+            await trio.sleep(seconds)
 
 
 def cost_of_data(length: int) -> float:

@@ -9,6 +9,7 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID
 
 from peatnet.net.muxer import Muxer
+from peatnet.net.tcp import party
 from peatnet.net.unread import NodeUnread
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class MuxerSelector(MuxerMultistream):
         name = str(peer_id)
         if not self._admits(name):
             raise MultiselectError(f"{name} is not admitted")
+        if (remote := conn.get_remote_address()) is not None:
+            self._efforts.met(name, party(remote[0]))
         protocol: TProtocol
         protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
         muxer = Muxer(

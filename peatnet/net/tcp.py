@@ -8,7 +8,7 @@ is to be written goes into the kernel's buffer at once.
 from __future__ import annotations
 
 import os
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
 import trio
@@ -33,6 +33,12 @@ def remote_address(stream: TrioTCPStream) -> tuple[str, int] | None:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         host = str(address.ipv4_mapped)  # on a socket that takes both
     return host, port
+
+
+def party(host: str) -> str:
+    """Whose an IP address is: of IPv6, whoever has one has 2**64."""
+    address = ip_address(host)
+    return host if address.version == 4 else str(IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 class QuickTcp(ReadWriteCloser):

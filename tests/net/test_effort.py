@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,7 @@ from net_tools import ECHO, PATIENCE, asks, echo, host, muxer_to, network, place
 from peatnet.net import effort
 from peatnet.net.effort import BURST, PING, STREAM, cost_of_frame
 from peatnet.net.gossip_reader import cost_of_rpc
+from peatnet.net.host import open_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +101,53 @@ async def test_of_cheap_frames_so_many_are_read(make: Callable[[int], bytes], co
         assert await asks(third, first, bytes(4 * MIB - 100)) == bytes(4 * MIB - 100)
         assert frames_read() <= expected + 3
         assert not first.is_banned(second.peer_id)
+
+
+async def test_all_peers_at_one_address_share_an_allowance() -> None:
+    listen = ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(open_host(bytes(32), listen, mdns=False))
+        first.handle(ECHO, echo)
+        crowd = [await stack.enter_async_context(host()) for _ in range(3)]
+        elsewhere = await stack.enter_async_context(host())
+        for each in crowd:
+            await each.connect(first.peer_id, [first.listening[0]])
+        await elsewhere.connect(first.peer_id, [first.listening[1]])
+        await until(lambda: len(first.connected) == 4)
+        shared = first.efforts.of(crowd[0].peer_id)._address
+        assert shared is not None
+        shared._tokens, shared._rate = FEW, 1e-9
+        counters = [counts_frames(muxer_to(first, each)) for each in crowd]
+        for each in crowd:
+            muxer_to(each, first)._put(frame(TYPE_WINDOW_UPDATE, 0, 9, 1) * 2 * int(FEW))
+        await until(lambda: sum(count() for count in counters) >= FEW - 10)
+        assert await asks(elsewhere, first, bytes(4 * MIB - 100)) == bytes(4 * MIB - 100)
+        assert sum(count() for count in counters) <= FEW + 10
+        assert not any(first.is_banned(each.peer_id) for each in crowd)
+
+
+async def test_of_connections_from_one_address_so_many_are_answered() -> None:
+    async with two_hosts() as (first, second), trio.open_nursery() as nursery:
+        shared = first.efforts.of(second.peer_id)._address
+        assert shared is not None
+        shared._tokens, shared._rate = 5 * effort.CONNECTION, 1e-9
+        port = int(first.listening[0].rsplit("/", 1)[1])
+        answered = 0
+
+        async def knock() -> None:
+            nonlocal answered
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(encode_delim(b"/multistream/1.0.0"))
+                await stream.receive_some(1)
+                answered += 1
+                await trio.sleep_forever()
+
+        for _ in range(20):
+            nursery.start_soon(knock)
+        await until(lambda: shared._tokens <= -15 * effort.CONNECTION)
+        await until(lambda: answered >= 5)
+        assert answered == 5
+        nursery.cancel_scope.cancel()
 
 
 async def test_bytes_that_are_encrypted_one_by_one_are_paid_for_one_by_one() -> None:

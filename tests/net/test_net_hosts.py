@@ -26,7 +26,7 @@ from net_tools import (
 )
 
 from peatnet.errors import ListenError, PeerLost, RemoteProtocolError, StorageError, UsageError
-from peatnet.net import connections, muxer
+from peatnet.net import connections, muxer, tcp
 from peatnet.net.host import Host, open_host
 from peatnet.net.standing import Offence
 
@@ -128,7 +128,7 @@ async def test_where_a_connection_over_ipv6_comes_from(listen: str, there: str) 
 
 
 def test_whose_an_address_is() -> None:
-    party = connections._party
+    party = tcp.party
     assert party("192.0.2.7") != party("192.0.2.8")
     assert party("2001:db8::1") == party("2001:db8::ffff:1") != party("2001:db8:0:1::1")
 
