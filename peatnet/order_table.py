@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,9 @@ CREATE TABLE orders (
     PRIMARY KEY (publisher, model_id, command_id)
 ) STRICT, WITHOUT ROWID;
 """
+
+
+_DELETE = "DELETE FROM orders WHERE publisher = ? AND model_id = ? AND command_id = ?"
 
 
 class OrderState(StrEnum):
@@ -81,12 +85,15 @@ class OrderEntry:
 class OrderTable:
     """The table, and what it says in memory. Whatever changes it blocks on the disk, which comes first.
 
+    Any thread may read and change it: what readers look at is never changed but replaced, by one writer at a time.
+
     Raises:
         StorageError, DiskFull: from every method that writes; nothing is changed then.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._writing = threading.Lock()
         database.script("orders-1", _SCHEMA)
         rows = database.execute(
             "SELECT publisher, model_id, command_id, version, sequence, record, state, reason"
@@ -134,35 +141,35 @@ class OrderTable:
 
     def put(self, entry: OrderEntry) -> None:
         """Remember this of a command, and forget what is long past of the others."""
-        siblings = sorted(
-            (
-                other
-                for other in self._entries.values()
-                if other.name[:2] == entry.name[:2] and other.name != entry.name
-            ),
-            key=lambda other: other.order,
-        )
-        gone = [other for other in siblings if not other.is_open][: 1 - KEPT]
-        with self._database.transaction() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (*entry.name, entry.version, *entry.order, entry.state.value, entry.reason),
+        with self._writing:
+            ended = sorted(
+                (
+                    other
+                    for other in self._entries.values()
+                    if other.name[:2] == entry.name[:2]
+                    and other.name != entry.name
+                    and not other.is_open
+                ),
+                key=lambda other: other.order,
             )
-            for other in gone:
+            gone = {other.name for other in ended[: 1 - KEPT]}
+            with self._database.transaction() as database:
                 database.execute(
-                    "DELETE FROM orders WHERE publisher = ? AND model_id = ? AND command_id = ?",
-                    other.name,
+                    "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*entry.name, entry.version, *entry.order, entry.state.value, entry.reason),
                 )
-        for other in gone:
-            del self._entries[other.name]
-        self._entries[entry.name] = entry
+                for name in gone:
+                    database.execute(_DELETE, name)
+            kept = {name: other for name, other in self._entries.items() if name not in gone}
+            self._entries = kept | {entry.name: entry}
 
     def forget(self, entry: OrderEntry) -> None:
         """Nothing has become of a command, nor will."""
-        self._database.execute(
-            "DELETE FROM orders WHERE publisher = ? AND model_id = ? AND command_id = ?", entry.name
-        )
-        self._entries.pop(entry.name, None)
+        with self._writing:
+            self._database.execute(_DELETE, entry.name)
+            self._entries = {
+                name: other for name, other in self._entries.items() if name != entry.name
+            }
 
     def end(self, entry: OrderEntry, state: OrderState, reason: str = "") -> OrderEntry:
         """A command has come to this."""

@@ -166,7 +166,9 @@ def explain(outcome: Outcome) -> str:
     first, *others = outcome.failures
     after = "".join(f"; then {each.candidate}: {each.reason}" for each in others)
     now = outcome.in_service
-    if now is not None and any(each.candidate.is_known_as(now) for each in others):
+    if now is not None and any(
+        each.phase is Phase.LOAD and each.candidate.is_known_as(now) for each in outcome.failures
+    ):
         state = f"`current` leads to {now}, which is not loaded"
     else:
         state = f"{now or 'nothing'} is in service"

@@ -11,13 +11,16 @@ from support.waiting import until
 
 from node.node_kit import THEM
 from node.orders_kit import cancellation_of, command_of, file_of, manifest_text, orders, record
+from peatnet.blobs import Database
 from peatnet.errors import DiskFull
-from peatnet.order_table import OrderEntry, OrderState, OrderTable
+from peatnet.order_table import KEPT, OrderEntry, OrderState, OrderTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from node.orders_kit import Orders
+    from peatnet.models import ModelUpdateCommand
+    from peatnet.ordered import OrderedModel
 
 
 @pytest.fixture
@@ -89,6 +92,50 @@ async def test_a_full_disk_when_a_command_is_canceled_whose_loader_runs(
         monkeypatch.setattr(activator, "cancel", real)
         await here.wait("command-1", "canceled")
         assert here.serving() is None
+
+
+async def test_several_commands_are_noted_at_the_same_moment(tmp_path: Path) -> None:
+    with Database.open(tmp_path / "peatnet.db") as database:
+        table, rounds = OrderTable(database), 60
+
+        def note(worker: int) -> None:
+            for number in range(rounds):
+                name, order = f"{worker}-{number}", (number, bytes([worker]))
+                entry = OrderEntry("publisher", "m", name, "1", order, OrderState.BEGUN)
+                table.put(entry)
+                table.end(entry, OrderState.DONE)
+
+        async with trio.open_nursery() as nursery:
+            for worker in range(3):
+                nursery.start_soon(trio.to_thread.run_sync, note, worker)
+            while nursery.child_tasks:
+                table.marks()  # as the trio thread does meanwhile
+                await trio.lowlevel.checkpoint()
+        kept = table.entries()
+        assert [entry.order[0] for entry in kept][-3:] == [rounds - 1] * 3
+        assert KEPT <= len(kept) <= KEPT + 3
+        assert OrderTable(database).entries() == kept
+
+
+async def test_a_bug_of_ours_ends_one_command_and_not_the_node(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = manifest(root, "m@1"), manifest(root, "n@1")
+    async with orders(root, "m@1", "n@1") as here:
+        real = here.executor._ordered.find
+
+        def find(publisher: str, command: ModelUpdateCommand) -> OrderedModel | None:
+            if command.manifest.model_id == "m":
+                raise KeyError("a bug")
+            return real(publisher, command)
+
+        monkeypatch.setattr(here.executor._ordered, "find", find)
+        await here.hear(record(one), command_of(one, 1))
+        await here.wait("command-1", "failed")
+        assert "a bug in peatnet" in here.reason("command-1")
+        assert "KeyError" in caplog.text
+        await here.hear(record(two), command_of(two, 2))
+        await here.wait("command-2", "done")
 
 
 async def test_what_was_replaced_is_forgotten(root: Path) -> None:
