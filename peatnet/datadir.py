@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from peatnet.blobs.durable import make_dir
+from peatnet.blobs.space import allocate
 from peatnet.errors import DataDirLocked, StorageError
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOCK_NAME = "lock"
+RESERVE_NAME = "reserve"
+# What the database needs to be opened, and to note that some things are gone.
+RESERVE = 512 * 1024
 
 
 def unusable(path: Path, exc: OSError) -> StorageError:
@@ -56,3 +61,22 @@ def locked_data_dir(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def keep_reserve(path: Path) -> None:
+    """Have room for the database on a disk that is full, and give it up when that has come.
+
+    Otherwise nothing could be opened then, also not to make room again, by ``rm`` or ``gc``. A reserve that cannot be had is no
+    error: then it is as without one.
+    """
+    reserve = path / RESERVE_NAME
+    with suppress(OSError):
+        free = shutil.disk_usage(path).free
+        if free < RESERVE:
+            reserve.unlink(missing_ok=True)
+        elif free > 8 * RESERVE and not reserve.exists():
+            fd = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                allocate(fd, RESERVE)
+            finally:
+                os.close(fd)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from peatnet.blobs import Database, Hash, Store
-from peatnet.datadir import locked_data_dir
+from peatnet.datadir import keep_reserve, locked_data_dir
 from peatnet.deploy.activator import Activator
 from peatnet.errors import Ambiguous, IntegrityError, InUse, NotFound
 from peatnet.identity import load_or_create
@@ -441,6 +441,7 @@ def open_library(config: Config) -> Iterator[Library]:
         ConfigError: a trusted publisher in the configuration is no peer id.
     """
     with locked_data_dir(config.data_dir):
+        keep_reserve(config.data_dir)
         identity = load_or_create(config.data_dir / "identity.key")
         database = Database.open(config.data_dir / "peatnet.db")
         try:

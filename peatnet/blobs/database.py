@@ -40,21 +40,11 @@ class Database:
             StorageError: it cannot be opened, or is damaged.
         """
         try:
-            return cls._open(path, "NORMAL")
-        except DiskFull:
-            # What is short is room for the file by which processes share a database. With a lock for good, SQLite does without
-            # one, and what can make room again (rm, gc) can run; a data directory is open in one process at a time anyway.
-            return cls._open(path, "EXCLUSIVE")
-
-    @classmethod
-    def _open(cls, path: Path, locking_mode: str) -> Database:
-        try:
             connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         except sqlite3.Error as exc:
             raise _translated(exc, path) from exc
         database = cls(connection, path)
         try:
-            database.execute(f"PRAGMA locking_mode = {locking_mode}")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA foreign_keys = ON")
@@ -184,6 +174,7 @@ def _statements(sql: str) -> Iterator[str]:
 
 def _translated(exc: sqlite3.Error, path: Path) -> PeatnetError:
     code = getattr(exc, "sqlite_errorcode", None)
+    # The first: no room for the file by which processes share a database, which is made when it is opened.
     if code == sqlite3.SQLITE_IOERR_SHMSIZE or (code or 0) & 0xFF == sqlite3.SQLITE_FULL:
         return DiskFull(f"no room for the database {path}", hint="free some space")
     if code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -162,6 +163,30 @@ def test_a_full_disk(small_disk: Path, model: Path, tmp_path: Path) -> None:
     assert "again" not in status
     assert filecmp.cmp(node.json("get", "small")["path"], model, shallow=False)
     node.run("verify").ok()
+
+
+def test_room_is_made_on_a_disk_that_others_have_filled(small_disk: Path, model: Path) -> None:
+    node = Node("node", small_disk / "node", small_disk / "logs").configure(free_floor_bytes=0)
+    node.json("publish", model, "--id", "small")
+    with (small_disk / "others").open("wb", buffering=0) as others, suppress(OSError):
+        while others.write(bytes(4096)):
+            pass
+    assert node.json("models")[0]["status"] == "ready"
+    assert node.json("rm", "small")["freed_bytes"] == model.stat().st_size
+    node.run("gc").ok()
+    assert node.json("models")[0]["status"] == "available"
+
+
+def test_a_disk_on_which_nothing_can_be_opened_is_called_full(
+    small_disk: Path, model: Path
+) -> None:
+    node = Node("node", small_disk / "node", small_disk / "logs").configure(free_floor_bytes=0)
+    node.json("publish", model, "--id", "small")
+    (node.data_dir / "reserve").unlink()
+    with (small_disk / "others").open("wb", buffering=0) as others, suppress(OSError):
+        while others.write(bytes(4096)):
+            pass
+    node.run("models").failed(DiskFull)
 
 
 def test_a_full_quota_while_fetching(cluster: Cluster, model: Path, tmp_path: Path) -> None:
