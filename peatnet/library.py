@@ -355,10 +355,15 @@ class Library:
                 self._sweep()
 
     def _sweep(self) -> None:
-        """Take away names whose blob is gone, which would keep its bytes, and what models left that are no more."""
-        live = {model.key for model in self.models()}
+        """Take away names whose blob is gone, which would keep its bytes, and what models left that are no more.
+
+        Where the blob of such a model is still here, for a pin's sake, its name is; where it is for another model's, it is not.
+        """
+        live = {model.key: self.kept_as(model) for model in self.models()}
+        others = set(live.values())
         for key, state in self.states.items():
-            if state.blob is not None and self.store.info(state.blob) is not None:
+            here = state.blob is not None and self.store.info(state.blob) is not None
+            if here and (key in live or state.blob not in others):
                 continue
             if key not in live:
                 self.states.forget(key)

@@ -88,9 +88,10 @@ class Index:
         with self._database.transaction():
             self._database.execute_many(_PUT, map(_values, rows))
 
-    def drop(self, blob: Hash) -> None:
-        """Forget a blob; its pins stay."""
-        self._database.execute("DELETE FROM blobs WHERE hash = ?", (blob,))
+    def drop(self, blob: Hash) -> bool:
+        """Forget a blob; its pins stay. Whether it was known."""
+        sql = "DELETE FROM blobs WHERE hash = ? RETURNING hash"
+        return bool(self._database.execute(sql, (blob,)))
 
     def pin(self, blob: Hash, reason: str) -> None:
         """Keep a blob, for a reason."""

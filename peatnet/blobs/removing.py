@@ -112,7 +112,10 @@ def _garbage_files(shelf: Shelf, keep: set[Hash]) -> list[Path]:
             found.append(path)
     for path in layout.scan_damaged():
         name = named_hash(path, "blob")
-        if name is not None and name not in keep and name not in pins and _is_file(path):
+        if name is None or not _is_file(path):
+            continue
+        # One that is wanted again begins with what is good of it.
+        if name in shelf.blobs or (name not in keep and name not in pins):
             found.append(path)
     return found
 

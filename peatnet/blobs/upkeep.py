@@ -44,12 +44,7 @@ def verify(shelf: Shelf, only: Hash | None, progress: Progress | None) -> Verify
             if progress is not None:
                 progress(base + done)
 
-        damage = _verify_one(shelf, info, step)
-        if damage is None:
-            if shelf.blobs.get(info.hash) is info:
-                report.good.append(info.hash)
-        else:
-            report.damaged.append(damage)
+        _verify_one(shelf, info, step, report)
         total += info.size
     if only is None:
         report.missing.extend(_forget_missing(shelf))
@@ -59,11 +54,11 @@ def verify(shelf: Shelf, only: Hash | None, progress: Progress | None) -> Verify
     )
 
 
-def _verify_one(shelf: Shelf, info: BlobInfo, progress: Progress) -> Damage | None:
+def _verify_one(shelf: Shelf, info: BlobInfo, progress: Progress, report: VerifyReport) -> None:
     blob = info.hash
     with shelf.exclusive(blob):
         if shelf.blobs.get(blob) is not info:
-            return None
+            return
         bad: tuple[int, ...] = ()
         try:
             bad, whole = _compare(info, progress)
@@ -73,13 +68,14 @@ def _verify_one(shelf: Shelf, info: BlobInfo, progress: Progress) -> Damage | No
             if not bad and whole == blob:
                 if shelf.table_of(blob, info.size, info.table.chunk_size) != info.table:
                     shelf.keep_table(blob, info.table)
-                return None
+                report.good.append(blob)
+                return
             reason = f"{len(bad)} of {info.table.n_chunks} chunks are wrong"
         if not os.path.lexists(info.path):
-            reason = "the file is gone"
             _forget(shelf, blob)
-            return Damage(blob, reason, (), info.path)
-        return Damage(blob, reason, bad, shelf.set_aside(blob, reason))
+            report.missing.append(blob)
+            return
+        report.damaged.append(Damage(blob, reason, bad, shelf.set_aside(blob, reason)))
 
 
 def _compare(info: BlobInfo, progress: Progress) -> tuple[tuple[int, ...], bytes]:
@@ -110,8 +106,10 @@ def _forget(shelf: Shelf, blob: Hash) -> None:
 def _forget_missing(shelf: Shelf) -> Iterator[Hash]:
     for row in shelf.index.rows():
         with shelf.exclusive(row.hash):
-            if row.hash not in shelf.blobs and not os.path.lexists(shelf.layout.blob(row.hash)):
-                shelf.index.drop(row.hash)
+            if row.hash in shelf.blobs or os.path.lexists(shelf.layout.blob(row.hash)):
+                continue
+            # Whoever removes a blob at this moment forgets it as well: then it is not missing.
+            if shelf.index.drop(row.hash):
                 yield row.hash
 
 
@@ -120,16 +118,12 @@ def _foreign(shelf: Shelf) -> Iterator[Path]:
         if is_temp(path.name) and not is_orphan_temp(path.name):
             # Being written at this moment.
             continue
-        name = named_hash(path, path.suffix[1:])
-        if (
-            name is None
-            or name not in shelf.blobs
-            or path
-            not in (
-                shelf.layout.blob(name),
-                shelf.layout.table(name),
-            )
-        ):
+        blob = named_hash(path, "blob")
+        if blob is not None and blob in shelf.blobs and path == shelf.layout.blob(blob):
+            continue
+        # Where its blob is gone, gc takes it.
+        table = named_hash(path, "table")
+        if table is None or path != shelf.layout.table(table):
             yield path
 
 

@@ -118,13 +118,40 @@ def test_a_vanished_file_is_missing_not_a_crash(bench: Bench) -> None:
         assert info is not None
         info.path.unlink()
         if blob == gone:
-            (damage,) = bench.store.verify().damaged
-            assert damage.reason == "the file is gone"
-            assert damage.hash == gone
+            report = bench.store.verify()
+            assert (report.missing, report.damaged, report.foreign) == ([gone], [], [])
     store = bench.again()
     assert store.blobs() == []
     assert store.verify().missing == [later]
     assert store.verify().ok
+
+
+def test_what_is_removed_meanwhile_is_not_missing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob, _ = bench.add()
+    index = bench.store._shelf.index
+    before = index.rows()
+    bench.store.remove(blob)
+    monkeypatch.setattr(index, "rows", lambda: before)  # looked at before it was removed
+    assert bench.store.verify().ok
+
+
+def test_a_damaged_copy_goes_when_there_is_a_good_one(bench: Bench) -> None:
+    blob, data = bench.add()
+    info = bench.store.info(blob)
+    assert info is not None
+    info.path.chmod(0o644)
+    with info.path.open("r+b") as file:
+        file.write(b"damage")
+    bench.store.verify()
+    damaged = bench.root / "damaged" / f"{blob}.blob"
+    assert bench.store.gc({blob}).files == []  # it may be begun with
+    (bench.root / "again").write_bytes(data)
+    bench.store.add_file(bench.root / "again")
+    assert bench.store.gc({blob}).files == [(damaged, SIZE)]
+    assert not damaged.exists()
+    assert bench.store.info(blob) is not None
 
 
 def test_lost_and_damaged_tables_are_made_again(bench: Bench) -> None:

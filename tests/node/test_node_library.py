@@ -224,6 +224,18 @@ async def test_rm_of_one_model_does_not_take_another_along(library: Library, one
     assert not other.exists()
 
 
+async def test_the_name_of_a_withdrawn_model_goes_though_another_is_the_same_file(
+    library: Library, one: Path
+) -> None:
+    await hear(library, signed(one, "m"), signed(one, "n"))
+    placed, other = ready(library, one), ready(library, one, "n")
+    await hear(library, withdrawal_of(THEM, "m@1.0.0", 2))
+    library.collect(set(), dry_run=False)
+    assert not placed.exists()
+    assert other.is_file()
+    assert [key for key, _ in library.states.items()] == [(str(THEM.peer_id), "n@1.0.0")]
+
+
 async def test_rm_of_a_new_files_beginning_leaves_the_old_name_owned(
     library: Library, one: Path, two: Path
 ) -> None:
