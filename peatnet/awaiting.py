@@ -70,15 +70,16 @@ async def await_command(
     view = last or await lookout.status(reference)
     found = _view(lookout, command, view)
     failed = [each for each in found.nodes if each.outcome in _failures(command)]
+    missing = [each for each in found.nodes if each.awaited and each.outcome not in _ENDED]
     if failed:
         first = failed[0]
         raise DeployFailed(
             f"{reference} is not in service on {_listed(failed)}: {first.outcome}"
-            + (f": {first.reason}" if first.reason else ""),
+            + (f": {first.reason}" if first.reason else "")
+            + (f"; {_listed(missing)} had not done it within {timeout_s:g} s" if missing else ""),
             hint=f"`peatnet status {reference}` shows every node",
         )
     if limit.cancelled_caught:
-        missing = [each for each in found.nodes if each.awaited and each.outcome not in _ENDED]
         raise DeployTimeout(
             f"{reference}: {_listed(missing)} had not done it within {timeout_s:g} s",
             hint=f"it goes on; `peatnet status {reference} --watch` shows how, `peatnet cancel` stops it",

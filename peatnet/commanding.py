@@ -146,6 +146,16 @@ class Commander:
             await self._sign(RecordType.CANCELLATION, record.model_id, whole, body.to_json())
         return whole
 
+    def in_place_of(self, command_id: str) -> ModelUpdateCommand | None:
+        """The command that counts for a model now that this one is canceled, whoever of the trusted publishers gave it.
+
+        Raises:
+            NotFound, Ambiguous, UsageError: as for `cancel`.
+        """
+        model_id = self._find(command_id).model_id
+        left = [each for each in self.commands() if each.manifest.model_id == model_id]
+        return left[-1] if left else None
+
     def find(self, command_id: str) -> ModelUpdateCommand:
         """The command of a trusted publisher that has this id, or whose id alone begins so.
 

@@ -308,11 +308,18 @@ async def _rollback(node: Node, params: OrderParams, _emit: Emit) -> Any:
 
 
 async def _cancel(node: Node, params: CommandParams, _emit: Emit) -> Any:
+    """``done_on``: the nodes that have done it before; ``next``: what they, or others, do now instead."""
     command_id = await node.commander.cancel(params.command_id)
     reports = node.fleet.outcomes(command_id)
     done = {peer_id for peer_id, each in reports.items() if each.outcome is CommandOutcome.DONE}
     names = [each.name or each.peer_id for each in await node.fleet.nodes() if each.peer_id in done]
-    return {"command_id": command_id, "done_on": names}
+    following = node.commander.in_place_of(command_id)
+    if following is not None:
+        told = {each.outcome for each in node.fleet.outcomes(str(following.command_id)).values()}
+        if told and told <= {CommandOutcome.DONE, CommandOutcome.FAILED}:
+            following = None
+    named = following and {"command_id": following.command_id, "model": following.manifest.key}
+    return {"command_id": command_id, "done_on": names, "next": named}
 
 
 async def _await_command(node: Node, params: AwaitParams, emit: Emit) -> Any:

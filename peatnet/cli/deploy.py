@@ -126,7 +126,10 @@ def cancel(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Stop what has not finished of a `deploy` or `rollback` of this node. What was done stays done."""
+    """Stop what has not finished of a `deploy` or `rollback` of this node. What was done stays done.
+
+    A command that it had taken the place of before that was done counts again.
+    """
     session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
     answer = session.call("cancel", {"command_id": command_id})
     if session.json:
@@ -134,6 +137,11 @@ def cancel(
     else:
         print_line(f"canceled: {answer['command_id']}")
     # An older node, whose command line was updated while it runs, does not say.
+    if following := answer.get("next"):
+        note(
+            f"the command before it, {following['command_id']} ({following['model']}), counts again where it was not done; "
+            "`peatnet cancel` takes that back as well"
+        )
     if done := len(answer.get("done_on", ())):
         note(
             f"{done} node{' has' if done == 1 else 's have'} done it already: nothing changes there"

@@ -176,6 +176,10 @@ async def test_where_going_back_fails_too_nothing_is_said_to_be_in_service(root:
         assert "; then m@1: " in here.reason("command-2")
         assert "`current` leads to m@1, which is not loaded" in here.reason("command-2")
         assert "in service" not in here.reason("command-2")
+        # Once more the one that is there already.
+        await here.hear(command_of(one, 3))
+        await here.wait("command-3", "failed")
+        assert "`current` leads to m@1, which is not loaded" in here.reason("command-3")
 
 
 async def test_a_load_that_fails_goes_back_and_says_why(root: Path) -> None:

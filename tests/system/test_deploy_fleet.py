@@ -190,7 +190,7 @@ def test_cancel_stops_what_has_not_finished(cluster: Cluster, files: dict[str, P
     with pytest.raises(DeployTimeout, match="m@2: one had not done it"):
         fleet.head.call("await_command", command_id=command, timeout_s=0.1)
     canceled = fleet.head.run("cancel", command[:8], "--json").ok()
-    assert json.loads(canceled.out) == {"command_id": command, "done_on": ["two"]}
+    assert json.loads(canceled.out) == {"command_id": command, "done_on": ["two"], "next": None}
     assert "1 node has done it already" in canceled.err
     fleet.loaders["one"].release()
     wait_outcome(one, command, "canceled")
@@ -199,6 +199,20 @@ def test_cancel_stops_what_has_not_finished(cluster: Cluster, files: dict[str, P
     wait_loaded(two, "m@2")
     with pytest.raises(UsageError, match="only that node can cancel it"):
         two.call("cancel", command_id=command)
+
+
+def test_cancel_tells_which_command_counts_again(cluster: Cluster, files: dict[str, Path]) -> None:
+    head, away = cluster.node("head"), cluster.node("away").json("id")["peer_id"]
+    for version in ("1", "2"):
+        head.json("publish", files[version], "--id", "m", "--version", version)
+    first, second = (
+        head.json("deploy", f"m@{version}", "--to", away)["command_id"]
+        for version in ("1", "2")
+    )
+    canceled = head.run("cancel", second, "--json").ok()
+    assert json.loads(canceled.out)["next"] == {"command_id": first, "model": "m@1"}
+    assert f"{first} (m@1), counts again" in canceled.err
+    assert head.json("cancel", first)["next"] is None
 
 
 def test_without_a_node_a_command_is_signed_and_told_later(
