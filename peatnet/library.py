@@ -349,10 +349,24 @@ class Library:
         if rebuild:
             self.store.rebuild(progress)
         try:
-            return self.store.verify(blob, progress)
+            report = self.store.verify(blob, progress)
         finally:
-            with self._turn:
-                self._sweep()
+            self.sweep()
+        self._put_names_back()
+        return report
+
+    def sweep(self) -> None:
+        """Take away the names of blobs that were found damaged."""
+        with self._turn:
+            self._sweep()
+
+    def _put_names_back(self) -> None:
+        """Under ``models/``, where somebody has taken them away."""
+        for model in self.models():
+            placed, info = self.state(model).path, self.ready_info(model)
+            if placed is None or info is None or (self.config.data_dir / placed).is_file():
+                continue
+            self.set_ready(model, info)
 
     def _sweep(self) -> None:
         """Take away names whose blob is gone, which would keep its bytes, and what models left that are no more.

@@ -21,6 +21,7 @@ from peatnet.executor import Executor
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.keeper import Keeper
 from peatnet.lookout import Lookout
+from peatnet.mending import mend
 from peatnet.peer_list import peer_views
 from peatnet.publisher import Publisher
 from peatnet.publishing import Publication, check_out
@@ -391,7 +392,7 @@ class Node:
         blob = target.blob if model is None else self._library.kept_as(model)
         if blob is None:
             raise NotFound(f"{reference} is not here")
-        serving = self._in_service(blob)
+        serving = self._library.activator.slots_with(blob)
         if serving and not force:
             raise InUse(
                 f"{reference} is in service, as {', '.join(serving)}",
@@ -428,6 +429,7 @@ class Node:
         blob = self._blob_of(reference) if reference is not None else None
         verify = partial(self._library.verify, blob, rebuild=rebuild, progress=cancellable())
         report = await trio.to_thread.run_sync(verify)
+        await self._library.activator.set_right()
         self._keeper.wake()
         return report
 
@@ -483,14 +485,11 @@ class Node:
     def _peer_gained(self, _peer_id: str, blob: Hash) -> None:
         self._keeper.wake_for(blob)
 
-    def _in_service(self, blob: Hash) -> list[str]:
-        standings = self._library.activator.standings()
-        return [slot for slot, each in standings.items() if each.candidate.blob == blob.hex()]
-
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Do all that a node does by itself, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._budget.run)
+            nursery.start_soon(mend, self._library, self._keeper.wake)
             await nursery.start(self._keeper.run)
             await nursery.start(self.fleet.run)
             if self._follows_commands:

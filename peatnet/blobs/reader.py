@@ -16,6 +16,30 @@ if TYPE_CHECKING:
     from peatnet.blobs.table import ChunkTable
 
 
+class Seen:
+    """Which chunks of a complete blob this process has seen to be right, as long as nobody writes to the file.
+
+    Attributes:
+        written_at: when somebody wrote to it last, in nanoseconds, as the file system tells.
+    """
+
+    __slots__ = ("_chunks", "written_at")
+
+    def __init__(self, n_chunks: int, written_at: int, *, all_right: bool = False) -> None:
+        self._chunks = Bitmap.full(n_chunks) if all_right else Bitmap(n_chunks)
+        self.written_at = written_at
+
+    def is_right(self, table: ChunkTable, index: int, chunk: memoryview) -> bool:
+        """Whether a chunk that was read is what the table says; hashed when it is read for the first time."""
+        if self._chunks.get(index):
+            return True
+        if not table.matches(index, chunk):
+            return False
+        # Of two threads that note chunks at the same moment, one may be lost: that is hashed once more.
+        self._chunks.set(index)
+        return True
+
+
 class Lease:
     """What all readers of one blob share: how many they are, and whether it may still be served."""
 
@@ -42,15 +66,19 @@ class Reader:
         table: ChunkTable,
         handle: FileHandle,
         partial: PartialBlob | None,
+        seen: Seen | None,
         lease: Lease,
         on_close: Callable[[Reader], None],
+        on_damage: Callable[[Reader, int], None],
     ) -> None:
         self.hash = blob
         self.table = table
+        self.lease = lease
         self._handle = handle
         self._partial = partial
-        self.lease = lease
+        self._seen = seen  # of a complete blob; what a partial one has was verified by this process
         self._on_close = on_close
+        self._on_damage = on_damage
 
     @property
     def size(self) -> int:
@@ -113,7 +141,7 @@ class Reader:
             Its length in bytes.
 
         Raises:
-            NotFound: the chunk is not there, or the blob has been found damaged or discarded.
+            NotFound: the chunk is not there, or the blob has been found damaged (just now, too) or discarded.
             LocalProtocolError: the buffer is too small, or this is closed.
             StorageError: reading failed.
         """
@@ -122,7 +150,11 @@ class Reader:
         length = self.table.length_of(index)
         if len(buffer) < length:
             raise LocalProtocolError(f"{len(buffer)} bytes are no room for a chunk of {length}")
-        self._handle.read_into(buffer[:length], self.table.offset_of(index))
+        chunk = buffer[:length]
+        self._handle.read_into(chunk, self.table.offset_of(index))
+        if self._seen is not None and not self._seen.is_right(self.table, index, chunk):
+            self._on_damage(self, index)
+            raise NotFound(f"chunk {index} of {self.hash} is damaged")
         return length
 
     def close(self) -> None:

@@ -24,14 +24,14 @@ from peatnet.blobs.index import DOWNLOAD, Row
 from peatnet.blobs.info import BlobInfo
 from peatnet.blobs.layout import PARTIAL_KINDS
 from peatnet.blobs.oserrors import os_errors
-from peatnet.blobs.reader import Lease, Reader
+from peatnet.blobs.reader import Lease, Reader, Seen
 from peatnet.blobs.table import MAX_ENCODED, ChunkTable
 from peatnet.blobs.waking import Wakers
 from peatnet.errors import IntegrityError, NotFound
 from peatnet.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from peatnet.blobs.hashes import Hash
@@ -56,7 +56,9 @@ class Shelf:
         self.partials: dict[Hash, PartialBlob] = {}
         self.loose: dict[Hash, LoosePartial] = {}
         self.wakers = Wakers()
+        self.on_damage: Callable[[], None] = lambda: None
         self._leases: dict[Hash, Lease] = {}
+        self._seen: dict[Hash, Seen] = {}
         self._busy: set[Hash] = set()
 
     @contextmanager
@@ -97,11 +99,15 @@ class Shelf:
     def open_reader(self, blob: Hash) -> Reader | None:
         """A reader on a complete blob or on one being filled; None when it is neither."""
         with self.lock:
-            info, partial = self.blobs.get(blob), self.partials.get(blob)
+            info, partial, seen = self.blobs.get(blob), self.partials.get(blob), None
             if info is not None:
                 table, path, partial = info.table, info.path, None
                 with os_errors("opening", path):
                     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    written_at = os.fstat(fd).st_mtime_ns
+                seen = self._seen.get(blob)
+                if seen is None or seen.written_at != written_at:
+                    seen = self._seen[blob] = Seen(table.n_chunks, written_at)
             elif partial is not None:
                 table, path = partial.table, self.layout.partial_file(blob, "blob")
                 # Not by its name, which changes when it is committed.
@@ -111,7 +117,18 @@ class Shelf:
                 return None
             lease = self._leases.setdefault(blob, Lease())
             lease.readers += 1
-        return Reader(blob, table, FileHandle(fd, path), partial, lease, self._reader_closed)
+        handle = FileHandle(fd, path)
+        return Reader(
+            blob, table, handle, partial, seen, lease, self._reader_closed, self._found_damage
+        )
+
+    def _found_damage(self, reader: Reader, index: int) -> None:
+        """Set a blob aside of which a chunk that was to be served is not what it was."""
+        with self.exclusive(reader.hash):
+            if reader.lease.gone or reader.hash not in self.blobs:
+                return
+            self.set_aside(reader.hash, f"chunk {index} is wrong")
+        self.on_damage()
 
     def _reader_closed(self, reader: Reader) -> None:
         with self.lock:
@@ -150,8 +167,10 @@ class Shelf:
         make_read_only(path)
         info = BlobInfo(blob, table.size, sha256, table, path)
         self.space.hold(blob_key(blob), table.size)
+        with os_errors("looking at", path):
+            seen = Seen(table.n_chunks, path.stat().st_mtime_ns, all_right=True)
         with self.lock:
-            self.blobs[blob] = info
+            self.blobs[blob], self._seen[blob] = info, seen
             self.partials.pop(blob, None)
         self.wakers.wake(blob)
         return info
@@ -192,6 +211,7 @@ class Shelf:
         """
         with self.lock:
             self.blobs.pop(info.hash, None)
+            self._seen.pop(info.hash, None)
         try:
             unlink_durable(info.path, self.layout.table(info.hash))
         except BaseException:
@@ -206,6 +226,7 @@ class Shelf:
         """Move a damaged blob out of the way; it is served no longer. In `exclusive` only."""
         with self.lock:
             self.blobs.pop(blob, None)
+            self._seen.pop(blob, None)
         self.end_leases(blob)
         target = self.layout.damaged_blob(blob)
         make_dir(target.parent)

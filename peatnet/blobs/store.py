@@ -163,6 +163,10 @@ class Store:
         """
         return self._shelf.open_reader(blob)
 
+    def tell_of_damage(self, told: Callable[[], None]) -> None:
+        """Call ``told``, in whichever thread finds out, when a blob that was to be served was found damaged and set aside."""
+        self._shelf.on_damage = told
+
     def wake_on_news(self, blob: Hash, wake: Callable[[], None]) -> None:
         """Call ``wake`` once, when a chunk of this blob comes, or it can be opened, or not any more.
 

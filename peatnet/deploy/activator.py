@@ -96,6 +96,11 @@ class Activator:
         """What is in service, by model id: also while something else is on its way there."""
         return self._table.standings()
 
+    def slots_with(self, blob: Hash) -> list[str]:
+        """In which slots this blob is."""
+        standings = self._table.standings().items()
+        return [slot for slot, each in standings if each.candidate.blob == blob.hex()]
+
     def current(self, model_id: str) -> Candidate | None:
         """The model that ``models/<id>/current`` leads to, or will again when a running activation fails."""
         standing = self._table.standings().get(model_id)
@@ -378,6 +383,18 @@ class Activator:
             reason=outcome.reason,
         )
         return outcome
+
+    async def set_right(self) -> None:
+        """Have links lead again to where they should, though somebody else has changed them, or what they led to.
+
+        Not while a model is being put into service, which may take long.
+
+        Raises:
+            StorageError, DiskFull: pins could not be set; a link that cannot be is logged.
+        """
+        if not self._turn.locked():
+            async with self._turn:
+                await trio.to_thread.run_sync(self._set_right)
 
     def _set_right(self) -> None:
         """Links as standings say, though somebody else has changed them; pins likewise."""

@@ -206,8 +206,7 @@ def test_cancel_tells_which_command_counts_again(cluster: Cluster, files: dict[s
     for version in ("1", "2"):
         head.json("publish", files[version], "--id", "m", "--version", version)
     first, second = (
-        head.json("deploy", f"m@{version}", "--to", away)["command_id"]
-        for version in ("1", "2")
+        head.json("deploy", f"m@{version}", "--to", away)["command_id"] for version in ("1", "2")
     )
     canceled = head.run("cancel", second, "--json").ok()
     assert json.loads(canceled.out)["next"] == {"command_id": first, "model": "m@1"}
