@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.files import MIB, blake3_of, make_model
 from support.nodes import Node, peatnet
+from support.waiting import wait_until
 from support.web import serving
 
 from peatnet.errors import HttpSourceError, IntegrityError, NoSource, PeatnetError
@@ -92,3 +93,28 @@ def test_corrupt_chunks_of_one_holder_do_not_stop_the_others(
     assert not any(publisher.peer_id in line for line in banned)
     assert taker.banned() == {spoiler.peer_id}
     assert [peer["connected"] for peer in taker.json("peers") if peer["banned_until"]] == [False]
+
+
+def test_an_honest_holder_whose_disk_has_changed_a_byte_is_not_banned_and_mends_itself(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "model.safetensors", 6 * MIB)
+    publisher = cluster.up("publisher")
+    publisher.json("publish", model, "--id", "m")
+    trust = ("--trust", publisher.peer_id, "--fetch", "all")
+    holder = cluster.up("holder", "--peer", publisher.addr, *trust)
+    holder.wait_status("m", "ready")
+    file = holder.blob_file(blake3_of(model))
+    file.chmod(0o644)
+    with file.open("r+b") as damaged:
+        for chunk in range(6):
+            damaged.seek(chunk * MIB + 1000)
+            damaged.write(b"damage")
+    # It has nothing to offer but damage, and says so by offering nothing.
+    taker = cluster.up("taker", "--peer", holder.addr, *trust)
+    wait_until(lambda: "damaged blob moved aside" in holder.log(), what="the holder to find out")
+    holder.wait_status("m", "ready")
+    taker.wait_status("m", "ready")
+    assert filecmp.cmp(taker.copy_of("m"), model, shallow=False)
+    assert filecmp.cmp(holder.copy_of("m"), model, shallow=False)
+    assert taker.banned() == set()
