@@ -59,7 +59,7 @@ def fleet(
             )
             for row in rows
         ],
-        shrinking=("HARDWARE", "MODELS", "ADDRESS"),
+        shrinking=[dict.fromkeys(("HARDWARE", "MODELS", "ADDRESS"), 1)],
     )
     if not session.node_is_running():
         note("no node is running here, so no other is heard: `peatnet up` runs one")

@@ -34,6 +34,7 @@ def hardware(
     print_table(
         ("WHAT", "HERE", "FROM"),
         [(name, plain(_shown(name, found)), plain(how)) for name, how in found["found"].items()],
+        shrinking=[{"HERE": 8, "FROM": 8}],
     )
 
 

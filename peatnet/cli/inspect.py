@@ -61,7 +61,9 @@ def inspect(
         **inspection.facts,
     }
     print_table(
-        ("FACT", "VALUE"), [(key.replace("_", " "), _cell(value)) for key, value in facts.items()]
+        ("FACT", "VALUE"),
+        [(key.replace("_", " "), _cell(value)) for key, value in facts.items()],
+        shrinking=[{"VALUE": 8}],
     )
     if inspection.findings:
         print_line("")
@@ -71,6 +73,7 @@ def inspect(
                 (plain(each.field), _cell(each.value), plain(f"{each.certainty}: {each.reason}"))
                 for each in inspection.findings
             ],
+            shrinking=[{"VALUE": 8, "HOW": 8}],
         )
     for remark in inspection.remarks:
         note(f"note: the file {remark}")

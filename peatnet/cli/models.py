@@ -8,6 +8,18 @@ from peatnet.cli.options import DataDir, Json, Verbose
 from peatnet.cli.output import human_size, note, plain, print_json, print_table, short_peer
 from peatnet.cli.session import Session
 
+# Anybody can publish a model with an id of 128 characters, so ids and versions are the first to give way, down to what
+# most need. Of a publisher "…(untrusted)" is kept, the hash may go altogether, and status and size stay whole.
+_SHRINKING = (
+    {"MODEL": 32, "VERSION": 12},
+    {"PUBLISHER": 18},
+    {"HASH": 6},
+    {"PUBLISHER": 12},
+    {"HASH": 0},
+    {"MODEL": 8, "VERSION": 5},
+    {"PUBLISHER": 0},
+)
+
 _STATUS_STYLE = {"ready": "green", "loaded": "bold green", "downloading": "cyan", "failed": "red"}
 
 
@@ -27,6 +39,11 @@ def models(
     if not rows:
         note("no models yet: `peatnet publish FILE --id ID` offers one to all")
         return
+    print_models(rows)
+
+
+def print_models(rows: list[dict[str, Any]]) -> None:
+    """The models as a table on stdout, and what went wrong with them on stderr."""
     print_table(
         ("MODEL", "VERSION", "STATUS", "SIZE", "HASH", "PUBLISHER"),
         [
@@ -42,6 +59,8 @@ def models(
             for row in rows
         ],
         right="SIZE",
+        ends="PUBLISHER",
+        shrinking=_SHRINKING,
     )
     for row in rows:
         if row["error"]:

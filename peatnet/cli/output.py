@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from rich.text import Text
+    from peatnet.cli.output_fit import Stage
 
 # What a shell reports of a program that SIGPIPE ended, which is what a reader who left means.
 EXIT_BROKEN_PIPE = 141
@@ -64,7 +64,8 @@ def print_table(
     rows: Iterable[Sequence[str]],
     *,
     right: str = "",
-    shrinking: Sequence[str] = (),
+    ends: str = "",
+    shrinking: Sequence[Stage] = (),
 ) -> None:
     """A table on stdout: colored heads on a terminal, plain aligned columns in a pipe.
 
@@ -72,39 +73,43 @@ def print_table(
         columns: the heads.
         rows: cells, which may carry rich markup made by this package (foreign text goes through ``plain``).
         right: the heads, separated by commas, of the columns to align at the right.
-        shrinking: the heads of the columns that are cut where a terminal is too narrow, the widest first, and the others
-            only when that is not enough; without any, all are.
+        ends: likewise, of the columns of whose cells the end is kept when they are cut.
+        shrinking: which columns are cut first where a terminal is too narrow, and how far; see ``output_fit.fit``.
 
     Raises:
         ReaderGone: nobody reads stdout any more.
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from peatnet.cli.output_fit import GAP, cut, fit
 
     to_terminal = sys.stdout.isatty()
     console = Console(width=None if to_terminal else _PIPE_WIDTH, highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for column in columns:
-        justify = "right" if column in right.split(",") else "left"
-        # Rich takes room from columns that may wrap first. No cell does wrap: each says so itself.
+    cells = [[Text.from_markup(cell) for cell in row] for row in (columns, *rows)]
+    widths = {head: max(row[index].cell_len for row in cells) for index, head in enumerate(columns)}
+    gap = GAP
+    if to_terminal:
+        widths, gap = fit(widths, console.width, shrinking)
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    lines: list[list[Text]] = [[] for _ in cells]
+    for index, head in enumerate(columns):
+        if not widths[head]:
+            continue
+        for line, row in zip(lines, cells, strict=True):
+            line.append(cut(row[index], widths[head], keep_end=head in ends.split(",")))
+        justify = "right" if head in right.split(",") else "left"
         table.add_column(
-            _one_line(column),
+            lines[0][-1],
             justify=justify,  # type: ignore[arg-type]  # a str here, a Literal there
-            no_wrap=column not in shrinking,
+            no_wrap=True,
         )
-    for row in rows:
-        table.add_row(*map(_one_line, row))
+    for line in lines[1:]:
+        table.add_row(*line)
     with console.capture() as capture:
         console.print(table)
     print_line("\n".join(line.rstrip() for line in capture.get().splitlines()))
-
-
-def _one_line(cell: str) -> Text:
-    from rich.text import Text
-
-    text = Text.from_markup(cell, overflow="ellipsis")
-    text.no_wrap = True
-    return text
 
 
 def plain(text: str) -> str:

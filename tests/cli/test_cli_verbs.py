@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import struct
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from blake3 import blake3
+from rich.text import Text
 from support.nodes import Ran
 
 from peatnet.cli import main
@@ -169,6 +172,27 @@ def test_the_schema_is_json_schema(peatnet: Command, data: Path) -> None:
     assert schema["properties"]["model_id"]
     assert "$schema" in schema
     assert not data.exists()
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_on_a_narrow_terminal_what_a_value_is_of_is_not_cut(
+    peatnet: Command, data: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    file = data.parent / "m.safetensors"
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = {"__metadata__": {"format": "a long word " * 9}, "weight": tensor}
+    packed = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(packed)) + packed + bytes(4))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for words, keys in (
+        (["inspect", file], {"parameters", "elements by dtype", "params_billions"}),
+        (["hardware"], {"free_disk_mb", "execution_providers"}),
+    ):
+        shown = peatnet(data, *words)
+        lines = [Text.from_ansi(line).plain for line in shown.out.splitlines()]
+        assert max(map(len, lines)) <= columns
+        assert keys <= {line.partition("  ")[0] for line in lines}
 
 
 def test_a_short_hash_that_fits_two_blobs(
