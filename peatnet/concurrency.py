@@ -19,13 +19,13 @@ E = TypeVar("E", bound=BaseException)
 log = get_logger(__name__)
 
 
-def cancellable(progress: Callable[[int], None] | None = None) -> Callable[[int], None]:
+def cancellable(progress: Callable[..., None] | None = None) -> Callable[..., None]:
     """A progress callback for work in a trio worker thread that lets the work be cancelled between its calls."""
 
-    def report(done: int) -> None:
+    def report(*done: int) -> None:
         trio.from_thread.check_cancelled()
         if progress is not None:
-            progress(done)
+            progress(*done)
 
     return report
 

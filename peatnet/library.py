@@ -337,19 +337,24 @@ class Library:
         return report
 
     def verify(
-        self, blob: Hash | None, *, rebuild: bool, progress: Callable[[int], None]
+        self, blob: Hash | None, *, rebuild: bool, progress: Callable[[int, int], None]
     ) -> VerifyReport:
         """Read blobs again, and take the names away of those that are damaged.
 
         Args:
             blob: which; None for all.
             rebuild: first enter blob files that the index has lost.
-            progress: called with the bytes read so far.
+            progress: called with the bytes read so far, and those to read in all; may raise to stop.
         """
+        before = 0
         if rebuild:
-            self.store.rebuild(progress)
+            before = self.store.unindexed_bytes()
+            # What is entered is read once more, as everything else.
+            size = before + before + self._bytes_of(blob)
+            self.store.rebuild(lambda done: progress(done, size))
+        whole = before + self._bytes_of(blob)
         try:
-            report = self.store.verify(blob, progress)
+            report = self.store.verify(blob, lambda done: progress(before + done, whole))
         finally:
             self.sweep()
         self._put_names_back()
@@ -367,6 +372,10 @@ class Library:
             if placed is None or info is None or (self.config.data_dir / placed).is_file():
                 continue
             self.set_ready(model, info)
+
+    def _bytes_of(self, blob: Hash | None) -> int:
+        infos = self.store.blobs() if blob is None else [self.store.info(blob)]
+        return sum(info.size for info in infos if info is not None)
 
     def _sweep(self) -> None:
         """Take away names whose blob is gone, which would keep its bytes, and what models left that are no more.

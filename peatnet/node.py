@@ -419,15 +419,23 @@ class Node:
         await trio.to_thread.run_sync(self._library.store.unpin, blob)
         return blob.hex()
 
-    async def verify(self, reference: str | None = None, *, rebuild: bool = False) -> VerifyReport:
+    async def verify(
+        self,
+        reference: str | None = None,
+        *,
+        rebuild: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> VerifyReport:
         """Read blobs again and compare them with their hashes; damaged ones are set aside.
 
         Args:
             reference: one model or blob; None for all.
             rebuild: first enter blob files that the index has lost.
+            progress: called with the bytes read so far, and those to read in all, in another thread and often.
         """
         blob = self._blob_of(reference) if reference is not None else None
-        verify = partial(self._library.verify, blob, rebuild=rebuild, progress=cancellable())
+        tell = cancellable(progress)
+        verify = partial(self._library.verify, blob, rebuild=rebuild, progress=tell)
         report = await trio.to_thread.run_sync(verify)
         await self._library.activator.set_right()
         self._keeper.wake()

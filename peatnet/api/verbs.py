@@ -370,8 +370,11 @@ async def _unpin(node: Node, params: ReferenceParams, _emit: Emit) -> Any:
     return {"blob_hash": await node.unpin(params.reference), "pinned": False}
 
 
-async def _verify(node: Node, params: VerifyParams, _emit: Emit) -> Any:
-    report = await node.verify(params.reference, rebuild=params.rebuild)
+async def _verify(node: Node, params: VerifyParams, emit: Emit) -> Any:
+    def progress(hashed: int, size: int) -> None:
+        emit({"hashed_bytes": hashed, "size_bytes": size})
+
+    report = await node.verify(params.reference, rebuild=params.rebuild, progress=progress)
     return {
         "ok": report.ok,
         "checked": len(report.good) + len(report.damaged),

@@ -398,8 +398,15 @@ class Store:
         """
         return upkeep.verify(self._shelf, blob, progress)
 
+    def unindexed_bytes(self) -> int:
+        """What `rebuild` would read."""
+        return upkeep.unindexed_bytes(self._shelf)
+
     def rebuild(self, progress: Progress | None = None) -> int:
         """Enter the blob files that are not in the index, each hashed first.
+
+        Args:
+            progress: called with the bytes read so far.
 
         Returns:
             How many were entered. One that is not what its name says is moved to ``damaged/``.

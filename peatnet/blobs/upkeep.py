@@ -150,10 +150,7 @@ def learn_sha256(shelf: Shelf, blob: Hash, progress: Progress | None) -> BlobInf
 def rebuild(shelf: Shelf, progress: Progress | None) -> int:
     """See `Store.rebuild`."""
     found = total = 0
-    for path in shelf.layout.scan_blobs():
-        blob = named_hash(path, "blob")
-        if blob is None or path != shelf.layout.blob(blob):
-            continue
+    for blob, path in _unindexed(shelf):
         base = total
 
         def step(done: int, base: int = base) -> None:
@@ -167,6 +164,18 @@ def rebuild(shelf: Shelf, progress: Progress | None) -> int:
     for _ in _forget_missing(shelf):
         pass
     return found
+
+
+def unindexed_bytes(shelf: Shelf) -> int:
+    """See `Store.unindexed_bytes`."""
+    return sum(size_of(path) for _, path in _unindexed(shelf))
+
+
+def _unindexed(shelf: Shelf) -> Iterator[tuple[Hash, Path]]:
+    for path in shelf.layout.scan_blobs():
+        blob = named_hash(path, "blob")
+        if blob is not None and path == shelf.layout.blob(blob) and blob not in shelf.blobs:
+            yield blob, path
 
 
 def _index_again(shelf: Shelf, blob: Hash, path: Path, progress: Progress) -> bool:

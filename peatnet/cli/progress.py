@@ -66,9 +66,11 @@ def fetch_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
 
 
 @contextmanager
-def hash_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
-    """A bar for ``publish``; gives the callback to feed, or None without a terminal."""
-    with _bar("[bold]{task.description}", "hashing") as bar:
+def hash_bar(
+    label: str, doing: str = "hashing"
+) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """A bar for ``publish`` and ``verify``; gives the callback to feed, or None without a terminal."""
+    with _bar("[bold]{task.description}", doing) as bar:
         if bar is None:
             yield None
             return

@@ -33,8 +33,13 @@ def verify(
     What is damaged is moved aside, never deleted, and no longer served; the command then ends with the
     exit code for damage (15).
     """
+    # Late: --help must answer at once.
+    from peatnet.cli.progress import hash_bar  # noqa: PLC0415  # see the line above
+
     session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
-    report = session.call("verify", {"reference": model, "rebuild": rebuild})
+    params = {"reference": model, "rebuild": rebuild}
+    with hash_bar(model or "all blobs", "verifying") as update:
+        report = session.call("verify", params, on_progress=update)
     if session.json:
         print_json(report)
     elif report["ok"]:

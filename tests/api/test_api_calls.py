@@ -99,6 +99,16 @@ def test_a_running_node_is_asked_and_says_what_the_files_say(
     assert look() == seen
 
 
+def test_verify_says_how_many_bytes_it_has_read_of_how_many(config: Config, tmp_path: Path) -> None:
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"peat" * 100_000)
+    call(config, "publish", {"path": str(model), "manifest": draft()})
+    told: list[dict[str, Any]] = []
+    report = call(config, "verify", {"rebuild": True}, on_progress=told.append)
+    assert (report["ok"], report["bytes_read"]) == (True, 400_000)
+    assert told[-1] == {"hashed_bytes": 400_000, "size_bytes": 400_000}
+
+
 def test_a_verb_alone_is_ended_by_a_signal(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     cleaned = threading.Event()
 

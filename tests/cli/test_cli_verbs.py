@@ -105,7 +105,9 @@ def test_a_models_life_on_one_machine(peatnet: Command, data: Path, model: Path)
     assert peatnet(data, "models", "--json").json() == []
     would = peatnet(data, "gc", "--dry-run", "--json").json()
     assert would["removed"] == [{"blob_hash": blob_hash, "size_bytes": 1_500_000}]
-    assert peatnet(data, "verify").out.startswith("verified: 1 blobs, 1.4 MiB")
+    verified = peatnet(data, "verify")
+    assert verified.out.startswith("verified: 1 blobs, 1.4 MiB")
+    assert verified.err == ""
     assert peatnet(data, "gc").out.splitlines()[0] == f"{blob_hash}  1.4 MiB"
     assert peatnet(data, "gc").out == "nothing to remove\n"
 

@@ -47,7 +47,7 @@ def same(first: Path, second: Path) -> bool:
     return first.read_bytes() == second.read_bytes()
 
 
-def progress(_: int) -> None:
+def progress(*_: int) -> None:
     pass
 
 
@@ -303,6 +303,42 @@ async def test_a_damaged_file_loses_its_name(library: Library, one: Path) -> Non
     library.store.add_file(one)
     assert library.view(model_of(library), progress=None).status == "available"
     assert same(ready(library, one), one)
+
+
+async def test_verifying_tells_what_is_read_of_all_that_is_to_be_read(
+    library: Library, one: Path, two: Path
+) -> None:
+    first = library.store.add_file(one)
+    size = first.size + library.store.add_file(two).size
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, whole: int) -> None:
+        told.append((done, whole))
+
+    library.verify(None, rebuild=False, progress=tell)
+    assert told[-1] == (size, size)
+    assert {whole for _, whole in told} == {size}
+    told.clear()
+    library.verify(first.hash, rebuild=True, progress=tell)  # the index has lost nothing
+    assert told[-1] == (first.size, first.size)
+
+
+def test_what_the_index_has_lost_is_read_twice_and_told_so(
+    root: Path, one: Path, two: Path
+) -> None:
+    with open_library(config_of(root)) as library:
+        size = library.store.add_file(one).size + library.store.add_file(two).size
+    for path in root.glob("peatnet.db*"):
+        path.unlink()
+    told: list[tuple[int, int]] = []
+    with open_library(config_of(root)) as library:
+        report = library.verify(
+            None, rebuild=True, progress=lambda done, whole: told.append((done, whole))
+        )
+    assert len(report.good) == 2
+    assert told == sorted(told)
+    assert told[-1] == (2 * size, 2 * size)
+    assert {whole for _, whole in told} == {2 * size}
 
 
 # References

@@ -111,6 +111,32 @@ async def test_a_cancelled_publish_publishes_nothing(config: Any, one: Path) -> 
         assert await node.models() == []
 
 
+async def test_a_cancelled_verify_ends_at_once_and_finds_nothing_damaged(
+    config: Any, one: Path, two: Path
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def progress(_done: int, _size: int) -> None:
+        reached.set()
+        assert go_on.wait(10)
+
+    async with open_node(config, network=False) as node:
+        await node.publish(one, draft("m"))
+        await node.publish(two, draft("n"))
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def verify() -> None:
+                    await node.verify(progress=progress)
+                    raise AssertionError("it went on to its end")
+
+                nursery.start_soon(verify)
+                assert await trio.to_thread.run_sync(reached.wait, 10)
+                scope.cancel()
+                go_on.set()
+        assert len((await node.verify()).good) == 2
+
+
 async def test_the_same_version_with_another_file(config: Any, one: Path, two: Path) -> None:
     async with open_node(config, network=False) as node:
         await node.publish(two, draft("n"))
