@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from peatnet.identity import Identity
     from peatnet.states import Key
 
+    # Takes the bytes that are done, and those that there are.
+    OfAll = Callable[[int, int], None]
+
 # Why a blob is pinned that is being published and has no manifest yet.
 PUBLISHING = "publish"
 _DOWNLOADING = "download"
@@ -336,9 +339,7 @@ class Library:
                 self._sweep()
         return report
 
-    def verify(
-        self, blob: Hash | None, *, rebuild: bool, progress: Callable[[int, int], None]
-    ) -> VerifyReport:
+    def verify(self, blob: Hash | None, *, rebuild: bool, progress: OfAll) -> VerifyReport:
         """Read blobs again, and take the names away of those that are damaged.
 
         Args:

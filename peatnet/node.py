@@ -18,6 +18,7 @@ from peatnet.commanding import Commander
 from peatnet.concurrency import Feed, cancellable
 from peatnet.errors import IntegrityError, InUse, NoSource, NotFound, UsageError
 from peatnet.executor import Executor
+from peatnet.exporting import export
 from peatnet.fetching import USUAL_PRIORITY
 from peatnet.keeper import Keeper
 from peatnet.lookout import Lookout
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo, GcReport, VerifyReport
     from peatnet.errors import PeatnetError
-    from peatnet.library import Library
+    from peatnet.library import Library, OfAll
     from peatnet.models import ModelManifest
     from peatnet.net.network import Network
     from peatnet.records import Record
@@ -265,7 +266,7 @@ class Node:
             out: leave a copy of the file there as well.
             force: overwrite ``out``.
             priority: 1 (most urgent) to 5, among the fetches of this node, and among all that its peers serve.
-            progress: called with the progress, about ten times a second.
+            progress: called with the progress, a few times a second.
 
         Raises:
             AlreadyExists: ``out`` exists and ``force`` is not given; checked before anything is fetched.
@@ -297,9 +298,7 @@ class Node:
             path = await trio.to_thread.run_sync(self._library.set_ready, target.model, info)
             self._model_changed(target.model)
         if out is not None:
-            export = partial(self._library.store.export, info.hash, out, force=force)
-            await trio.to_thread.run_sync(export)
-            path = out
+            path = await export(self._library.store, info, out, by_source, progress, force=force)
         seconds = trio.current_time() - began
         return GetResult(str(path), info.hash.hex(), info.size, seconds, by_source)
 
@@ -420,18 +419,14 @@ class Node:
         return blob.hex()
 
     async def verify(
-        self,
-        reference: str | None = None,
-        *,
-        rebuild: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        self, reference: str | None = None, *, rebuild: bool = False, progress: OfAll | None = None
     ) -> VerifyReport:
         """Read blobs again and compare them with their hashes; damaged ones are set aside.
 
         Args:
             reference: one model or blob; None for all.
             rebuild: first enter blob files that the index has lost.
-            progress: called with the bytes read so far, and those to read in all, in another thread and often.
+            progress: called with the bytes read, and those to read in all, in another thread and often.
         """
         blob = self._blob_of(reference) if reference is not None else None
         tell = cancellable(progress)
@@ -443,8 +438,7 @@ class Node:
 
     async def gc(self, *, dry_run: bool = False) -> GcReport:
         """Remove blobs that no model in the catalogue needs and nobody pinned."""
-        wanted = self._keeper.fetching()
-        collect = partial(self._library.collect, wanted, dry_run=dry_run)
+        collect = partial(self._library.collect, self._keeper.fetching(), dry_run=dry_run)
         return await trio.to_thread.run_sync(collect)
 
     def _blob_of(self, reference: str) -> Hash:

@@ -238,11 +238,13 @@ class Progress(_View):
 
     ``received_bytes`` are those verified and those that are here but can be verified only as a whole, when all have
     come; it exceeds ``verified_bytes`` only where a file is fetched without a chunk table. Neither ever falls.
+    ``copied_bytes`` are those at the place where the user wants a copy, while it is made; None before.
     """
 
     size_bytes: int
     verified_bytes: int
     received_bytes: int = field(default=0, kw_only=True)
+    copied_bytes: int | None = field(default=None, kw_only=True)
     rate: float
     eta_s: float | None
     bytes_by_source: dict[str, int] = field(default_factory=dict)

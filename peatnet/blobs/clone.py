@@ -17,6 +17,8 @@ from peatnet.errors import AlreadyExists
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from peatnet.blobs.hashing import Progress
+
 FICLONE = 0x40049409
 """The ioctl that makes a file share all blocks of another, copy-on-write; ioctl_ficlone(2)."""
 
@@ -67,8 +69,10 @@ class Checker(Protocol):
         """All bytes have passed; raises IntegrityError when they are not what they should be."""
 
 
-def copy_file(source: int, target: int, size: int, checker: Checker) -> None:
-    """Copy ``size`` bytes between open files, with the room reserved first.
+def copy_file(
+    source: int, target: int, size: int, checker: Checker, progress: Progress | None = None
+) -> None:
+    """Copy ``size`` bytes between open files, with the room reserved first, and tell how far it is.
 
     Raises:
         OSError: reading or writing failed, or there is no room.
@@ -81,12 +85,21 @@ def copy_file(source: int, target: int, size: int, checker: Checker) -> None:
         size,
         [checker.update],
         tee=lambda data, offset: write_all(target, data, offset),
+        progress=progress,
     )
     checker.finish()
 
 
-def export_file(source: int, size: int, out: Path, *, force: bool, checker: Checker) -> None:
-    """Put a copy of an open file at ``out``, whole and durable; a reflink where possible.
+def export_file(
+    source: int,
+    size: int,
+    out: Path,
+    *,
+    force: bool,
+    checker: Checker,
+    progress: Progress | None = None,
+) -> None:
+    """Put a copy of an open file at ``out``, whole and durable; a reflink where possible, else with ``progress``.
 
     Raises:
         AlreadyExists: ``out`` is there and ``force`` is not given.
@@ -98,7 +111,7 @@ def export_file(source: int, size: int, out: Path, *, force: bool, checker: Chec
         raise _taken(out)
     with temp_file(out.parent) as (temp, fd), os_errors("writing", out):
         if not reflink(source, fd):
-            copy_file(source, fd, size, checker)
+            copy_file(source, fd, size, checker, progress)
         os.fsync(fd)
         if force:
             rename_durable(temp, out)

@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peatnet.blobs.hashes import Hash
+    from peatnet.blobs.hashing import Progress
     from peatnet.blobs.info import BlobInfo
     from peatnet.blobs.shelf import Shelf
 
 
-def export(shelf: Shelf, blob: Hash, out: Path, *, force: bool) -> None:
+def export(
+    shelf: Shelf, blob: Hash, out: Path, *, force: bool, progress: Progress | None = None
+) -> None:
     """See `Store.export`."""
     if out.is_dir():
         raise UsageError(f"{out} is a directory", hint="give the name of a file")
     with _opened(shelf, blob) as (info, source):
         checker = _Checker(info)
-        export_file(source, info.size, out, force=force, checker=checker)
+        export_file(source, info.size, out, force=force, checker=checker, progress=progress)
 
 
 def link_model(shelf: Shelf, blob: Hash, model_id: str, filename: str) -> Path:

@@ -418,11 +418,25 @@ class Store:
 
     # Giving blobs out
 
-    def export(self, blob: Hash, out: str | PathLike[str], *, force: bool = False) -> None:
+    def export(
+        self,
+        blob: Hash,
+        out: str | PathLike[str],
+        *,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
         """Put a copy of a complete blob at ``out``, whole and durable, and the user's own.
 
         A reflink where the file system can, else a copy whose chunks are checked on the way; never a
         hard link.
+
+        Args:
+            blob: which.
+            out: where.
+            force: also in the place of a file.
+            progress: called with the bytes copied so far, not with a reflink. What it raises ends the copy and comes out
+                of here; nothing is left.
 
         Raises:
             IntegrityError: the blob has become damaged; nothing is put there.
@@ -432,7 +446,7 @@ class Store:
             DiskFull: there is no room.
             StorageError: the operating system refused something else.
         """
-        giving.export(self._shelf, blob, Path(out), force=force)
+        giving.export(self._shelf, blob, Path(out), force=force, progress=progress)
 
     def link_model(self, blob: Hash, model_id: str, filename: str) -> Path:
         """Put a complete blob at ``models/<model_id>/<filename>``, replacing what was there.

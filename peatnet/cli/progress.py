@@ -49,6 +49,11 @@ def fetch_bar(label: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
         )
 
         def update(progress: dict[str, Any]) -> None:
+            if (copied := progress.get("copied_bytes")) is not None:
+                amount = _amount(copied, progress["size_bytes"])
+                total = progress["size_bytes"]
+                bar.update(task, completed=copied, total=total, amount=amount, speed="copying")
+                return
             rate, left = progress["rate"], progress["eta_s"]
             speed = f"{human_size(rate)}/s" if rate else ""
             if left is not None and rate:

@@ -109,6 +109,19 @@ def test_verify_says_how_many_bytes_it_has_read_of_how_many(config: Config, tmp_
     assert told[-1] == {"hashed_bytes": 400_000, "size_bytes": 400_000}
 
 
+def test_a_get_of_what_is_here_says_that_it_copies(config: Config, tmp_path: Path) -> None:
+    model, out = tmp_path / "m.gguf", tmp_path / "out"
+    model.write_bytes(b"peat" * 100_000)
+    call(config, "publish", {"path": str(model), "manifest": draft()})
+    told: list[dict[str, Any]] = []
+    call(config, "get", {"reference": "m", "out": str(out)}, on_progress=told.append)
+    assert out.read_bytes() == model.read_bytes()
+    assert (told[0]["copied_bytes"], told[0]["size_bytes"]) == (0, 400_000)
+    told.clear()
+    call(config, "get", {"reference": "m"}, on_progress=told.append)
+    assert told == []
+
+
 def test_a_verb_alone_is_ended_by_a_signal(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     cleaned = threading.Event()
 

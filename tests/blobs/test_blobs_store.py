@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from blobs_tools import K64, Bench, chunk_of, content, names_in
 
-from peatnet.blobs import AddMode, ChunkTable, Hash, hash_file
+from peatnet.blobs import AddMode, ChunkTable, Hash, clone, hash_file
 from peatnet.blobs.clone import FICLONE, reflink
 from peatnet.errors import (
     AlreadyExists,
@@ -380,6 +380,25 @@ def test_an_export_works_where_there_are_no_hard_links(
     moved.write_bytes(content(SIZE, 9))
     assert bench.store.add_file(moved, mode=AddMode.MOVE).path.read_bytes() == content(SIZE, 9)
     assert not moved.exists()
+
+
+def test_an_export_tells_what_it_has_copied_and_can_be_stopped(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob, data = bench.add()
+    monkeypatch.setattr(clone, "reflink", lambda _source, _target: False)
+    seen: list[int] = []
+    bench.store.export(blob, tmp_path / "out", progress=seen.append)
+    assert (seen, seen[-1]) == (sorted(seen), SIZE)
+    assert (tmp_path / "out").read_bytes() == data
+
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.store.export(blob, tmp_path / "other", progress=stop)
+    assert names_in(tmp_path) == ["node", "out"]
+    bench.store.export(blob, tmp_path / "other")  # the blob is free again
 
 
 def test_an_export_of_a_damaged_blob_is_refused(bench: Bench, tmp_path: Path) -> None:

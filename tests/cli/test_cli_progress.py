@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from peatnet.cli.progress import fetch_bar
+from peatnet.views import Progress
 
 MIB = 1024 * 1024
 
@@ -41,6 +42,20 @@ def test_what_is_not_verified_is_called_so(
     shown = terminal.getvalue()
     assert amount in shown
     assert ("unverified" in shown) == ("unverified" in amount)
+
+
+def test_a_copy_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("TERM", "xterm")
+    with fetch_bar("m") as update:
+        assert update is not None
+        whole = Progress(
+            8 * MIB, 8 * MIB, 0.0, None, {}, received_bytes=8 * MIB, copied_bytes=3 * MIB
+        )
+        update(whole.to_json())
+    assert "3.0 MiB of 8.0 MiB copying" in terminal.getvalue()
 
 
 def test_without_a_terminal_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
