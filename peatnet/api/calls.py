@@ -36,10 +36,18 @@ def call(
     params: dict[str, Any],
     *,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
+    on_silence: Callable[[float], None] | None = None,
 ) -> Any:
     """Run one verb, in the running node where there is one, else in this process.
 
     Blocks until the verb is done. Must be called outside trio.
+
+    Args:
+        config: of the data directory that is meant.
+        verb: its name.
+        params: its parameters, as JSON values.
+        on_progress: called with each word of progress.
+        on_silence: called when the node has not begun to answer after a while; see ``ControlClient``.
 
     Raises:
         DataDirLocked: another process has held the data directory for 5 s, and is not a node that answers.
@@ -51,7 +59,7 @@ def call(
         if node_is_running(config):
             from peatnet.api.client import ControlClient  # noqa: PLC0415  # http.client, only when needed
 
-            client = ControlClient(control_socket(config.data_dir))
+            client = ControlClient(control_socket(config.data_dir), on_silence)
             return client.call(verb, params, on_progress=on_progress)
 
         from peatnet.api.local import run_local  # noqa: PLC0415  # trio and SQLite, only when needed

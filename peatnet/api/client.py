@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from http.client import HTTPConnection, HTTPException, HTTPResponse
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from peatnet.api.socket_path import connected
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 # The server sends an empty line every 5 s; a node silent for this long is stuck.
 _SILENCE_TIMEOUT_S = 30.0
 
+# A node that is well begins its answer at once, however long the rest takes. Whoever waits should hear of one that is not.
+_WORD_AFTER_S = 3.0
+
 # A catalogue of 65,536 manifests is listed in one line; beyond this something is wrong with the sender.
 _MAX_LINE_BYTES = 256 * 1024 * 1024
 
@@ -27,16 +31,37 @@ _PIECE = 64 * 1024
 class _Connection(HTTPConnection):
     """HTTP over a socket that is a file. The standard library's is enough, and spares a command httpx's import."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_silence: Callable[[float], None] | None) -> None:
         super().__init__("peatnet")
         self._path = path
+        self._silence: Timer | None = None
+        if on_silence is not None:
+            self._silence = Timer(_WORD_AFTER_S, on_silence, [_SILENCE_TIMEOUT_S])
+            self._silence.daemon = True
 
     def connect(self) -> None:
         """Connect; raises NodeUnreachable."""
+        if self._silence is not None:
+            self._silence.start()
         connection = connected(self._path, _SILENCE_TIMEOUT_S)
         if connection is None:
             raise NodeUnreachable(f"{self._path}: no node answers", hint="`peatnet up` runs one")
         self.sock = connection
+
+    def getresponse(self) -> HTTPResponse:
+        """The answer, as far as its beginning."""
+        response = super().getresponse()
+        self._not_silent()
+        return response
+
+    def close(self) -> None:
+        """Close it, whether or not there was an answer."""
+        self._not_silent()
+        super().close()
+
+    def _not_silent(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
 
 
 class ControlClient:
@@ -44,10 +69,15 @@ class ControlClient:
 
     Args:
         socket_path: the node's control socket.
+        on_silence: called once a call, in a thread of its own, when no answer has begun after 3 s; with the seconds for which it
+            is waited at most.
     """
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(
+        self, socket_path: Path, on_silence: Callable[[float], None] | None = None
+    ) -> None:
         self.socket_path = socket_path
+        self._on_silence = on_silence
 
     def call(
         self,
@@ -66,7 +96,7 @@ class ControlClient:
             NodeUnreachable: no node answers, or it stopped before its answer was whole.
             PeatnetError: what the verb raised, as the class that it raised.
         """
-        connection = _Connection(self.socket_path)
+        connection = _Connection(self.socket_path, self._on_silence)
         try:
             connection.request(
                 "POST",

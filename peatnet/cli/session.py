@@ -8,6 +8,7 @@ node answers or this process opens the store itself is settled in ``peatnet.api`
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,10 @@ class Invocation:
     data_dir: Path | None = None
     json: bool = False
     verbose: bool = False
+
+
+def _say_silent(at_most_s: float) -> None:
+    note(f"the node has not answered yet; it is waited for up to {at_most_s:.0f} s")
 
 
 class Session:
@@ -93,7 +98,13 @@ class Session:
         configure_logging(verbose=self.verbose)
         new = not self.is_initialized()
         try:
-            return call(self.config, verb, params or {}, on_progress=on_progress)
+            return call(
+                self.config,
+                verb,
+                params or {},
+                on_progress=on_progress,
+                on_silence=_say_silent if sys.stderr.isatty() else None,
+            )
         finally:
             if new and self.is_initialized():
                 note(f"new node identity in {self.config.data_dir}")

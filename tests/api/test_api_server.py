@@ -262,6 +262,65 @@ async def test_a_busy_node_is_told_from_a_stuck_one(
     assert answers == ["done"]
 
 
+def test_whoever_waits_hears_of_a_node_that_does_not_begin_to_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_WORD_AFTER_S", 0.05)
+    path, heard = tmp_path / "s", threading.Event()
+    told: list[float] = []
+
+    def silent(at_most_s: float) -> None:
+        told.append(at_most_s)
+        heard.set()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                assert heard.wait(10)
+                connection.sendall(b'HTTP/1.1 200 OK\r\n\r\n{"result": 1}\n')
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        assert ControlClient(path, silent).call("models") == 1
+        thread.join()
+    assert told == [30.0]
+
+
+async def test_a_node_that_works_on_its_answer_is_not_called_silent(
+    tmp_path: Path, verb: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[threading.Timer] = []
+
+    class Timer(threading.Timer):
+        def start(self) -> None:
+            timers.append(self)
+            super().start()
+
+    async def slow(_node: Node, _params: NoParams, emit: Emit) -> Any:
+        emit({"done": 1})
+        await trio.sleep_forever()
+
+    class Heard(Exception):
+        pass
+
+    def heard(progress: dict[str, Any]) -> None:
+        assert progress == {"done": 1}
+        # While the verb still runs.
+        assert [timer.finished.is_set() for timer in timers] == [True]
+        raise Heard
+
+    verb("slow", slow)
+    monkeypatch.setattr(client_module, "Timer", Timer)
+    path = tmp_path / "s"
+    async with serving(path):
+        with pytest.raises(Heard):
+            await ask(ControlClient(path, lambda _: None), "slow", None, heard)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import pty
-import re
-import select
 import signal
 import subprocess
 import sys
 import termios
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.nodes import Cluster, environment, peatnet
+from support.terminal import PATIENCE, read_until
 
 from peatnet.cli.status_view import render
 from peatnet.errors import ConfigError, NotFound, UsageError
@@ -22,7 +20,6 @@ from peatnet.errors import ConfigError, NotFound, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-PATIENCE = 30.0
 STATUSES = ("loaded", "ready", "downloading", "pending", "failed", "unknown")
 
 
@@ -106,18 +103,6 @@ def test_without_a_node_there_is_what_is_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "x" * 65, "two\nlines", " space"])
 def test_a_name_is_one_short_line(tmp_path: Path, name: str) -> None:
     peatnet(tmp_path / "data", "up", "--no-mdns", "--name", name).failed(ConfigError)
-
-
-def read_until(terminal: int, text: str) -> str:
-    """What a terminal shows until this text has come, without what steers it."""
-    seen, end = b"", time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if select.select([terminal], [], [], 1.0)[0]:
-            seen += os.read(terminal, 65536)
-        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode(errors="replace"))
-        if text in plain:
-            return plain
-    raise AssertionError(f"{text!r} did not come: {seen!r}")
 
 
 def test_watching_on_a_terminal(nodes: Cluster, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from support.nodes import Cluster, environment, peatnet
+from support.nodes import Cluster, environment, finish, peatnet
+from support.terminal import PATIENCE, read_until
 
 from peatnet.errors import NotFound
 
@@ -54,3 +56,33 @@ def test_get_without_a_node_and_control_c_with_one(nodes: Cluster, tmp_path: Pat
     seed.stop()
     assert "Traceback" not in seed.log()
     assert "[error" not in seed.log()
+
+
+def test_a_node_that_does_not_answer_is_told_of_on_a_terminal(nodes: Cluster) -> None:
+    one = nodes.up("one")
+    terminal, end = pty.openpty()
+    one.signal(signal.SIGSTOP)
+    piped = one.start("models")
+    with subprocess.Popen(
+        [sys.executable, "-m", "peatnet", "models"],
+        stdin=end,
+        stdout=subprocess.PIPE,
+        stderr=end,
+        env=environment(one.data_dir),
+    ) as asking:
+        os.close(end)
+        try:
+            read_until(terminal, "the node has not answered yet; it is waited for up to 30 s")
+            one.signal(signal.SIGCONT)
+            out, _ = asking.communicate(timeout=PATIENCE)
+            said = read_until(terminal, "no models yet")
+        finally:
+            asking.kill()
+            one.signal(signal.SIGCONT)
+            os.close(terminal)
+    assert (asking.returncode, out) == (0, b"")
+    assert "not answered" not in said
+    ran = finish(piped)
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err.startswith("no models yet")
+    one.stop()
