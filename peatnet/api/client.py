@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from threading import Timer
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from peatnet.api.socket_path import connected
 from peatnet.errors import NodeUnreachable, PeatnetError, error_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 # The server sends an empty line every 5 s; a node silent for this long is stuck.
@@ -96,17 +97,36 @@ class ControlClient:
             NodeUnreachable: no node answers, or it stopped before its answer was whole.
             PeatnetError: what the verb raised, as the class that it raised.
         """
+        with closing(self._exchange(verb, params or {})) as messages:
+            for message in messages:
+                if "result" in message:
+                    return message["result"]
+                if "error" in message:
+                    raise rebuild_error(message["error"])
+                if on_progress is not None and isinstance(message.get("progress"), dict):
+                    on_progress(message["progress"])
+        raise NodeUnreachable(
+            "the node ended the connection before its answer was whole", hint="see its log"
+        )
+
+    def _exchange(self, verb: str, params: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """Ask, and give each message of the answer.
+
+        A generator, so that what fails while the caller deals with a message (a full disk under its stdout, say) is
+        not taken for a failure of the node.
+        """
         connection = _Connection(self.socket_path, self._on_silence)
         try:
             connection.request(
                 "POST",
                 f"/v1/{verb}",
-                json.dumps(params or {}),
+                json.dumps(params),
                 # The node keeps no connection open for a next question that will not come.
                 {"Connection": "close", "Content-Type": "application/json"},
             )
             with connection.getresponse() as response:
-                return _read_answer(response, on_progress)
+                for line in _lines(response):
+                    yield _parse(line)
         except TimeoutError as exc:
             raise NodeUnreachable(
                 f"{self.socket_path}: the node does not answer",
@@ -124,22 +144,6 @@ class ControlClient:
             ) from exc
         finally:
             connection.close()
-
-
-def _read_answer(
-    response: HTTPResponse, on_progress: Callable[[dict[str, Any]], None] | None
-) -> Any:
-    for line in _lines(response):
-        message = _parse(line)
-        if "result" in message:
-            return message["result"]
-        if "error" in message:
-            raise rebuild_error(message["error"])
-        if on_progress is not None and isinstance(message.get("progress"), dict):
-            on_progress(message["progress"])
-    raise NodeUnreachable(
-        "the node ended the connection before its answer was whole", hint="see its log"
-    )
 
 
 def _lines(response: HTTPResponse) -> Iterator[bytes]:
