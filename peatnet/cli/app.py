@@ -38,6 +38,7 @@ from peatnet.cli.groups import GroupedVerbs
 from peatnet.cli.options import DataDir, Verbose
 from peatnet.cli.output import EXIT_BROKEN_PIPE, ReaderGone, abandon_stdout
 from peatnet.cli.session import Invocation, Session
+from peatnet.cli.surroundings import ended_by_sigterm, prepare_streams
 from peatnet.errors import DiskFull, PeatnetError, UsageError
 
 # What a print fails with where there is no room for what it prints.
@@ -121,13 +122,16 @@ def main() -> int:
         The exit code: 0, the code of the error's class, or one of those in docs/exit-codes.md.
     """
     invocation = Invocation()
+    prepare_streams()
     try:
-        # Outside its standalone mode typer returns what typer.Exit carried, and raises all else.
-        code = typer.main.get_command(app)(
-            prog_name="peatnet", standalone_mode=False, obj=invocation
-        )
-        sys.stdout.flush()
-    except (ReaderGone, BrokenPipeError):
+        with ended_by_sigterm():
+            # Outside its standalone mode typer returns what typer.Exit carried, and raises all else.
+            code = typer.main.get_command(app)(
+                prog_name="peatnet", standalone_mode=False, obj=invocation
+            )
+            sys.stdout.flush()
+    except (ReaderGone, BrokenPipeError, SystemExit):
+        # Typer makes a SystemExit of a BrokenPipeError, and in this mode of nothing else.
         abandon_stdout()
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:

@@ -160,8 +160,8 @@ def _order(
         )
     answer = session.call(verb, params)
     command_id = answer["command_id"]
-    note(f"command {command_id}: {answer['model']}")
     if not wait:
+        note(f"command {command_id}: {answer['model']}")
         _print(session, answer, command_id)
         if not session.node_is_running():
             note("no node is running here: the others hear of it when `peatnet up` runs")
@@ -170,6 +170,7 @@ def _order(
     if timeout is not None:
         waiting["timeout_s"] = timeout
     try:
+        note(f"command {command_id}: {answer['model']}")
         done = _watch(session, waiting)
     except KeyboardInterrupt:
         note(f"the command goes on; `peatnet cancel {command_id}` stops it")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
 
-from peatnet.cli.output import safe
+from peatnet.cli.output import json_text, safe
 from peatnet.errors import PeatnetError
 
 EXIT_BUG = 70  # sysexits.h: EX_SOFTWARE
@@ -29,7 +28,7 @@ def report(error: PeatnetError, *, as_json: bool, verbose: bool = False) -> int:
         _line(f"{_style('hint:', '2')}  {safe(error.hint)}")
     if as_json:
         fields = {**error.fields(), "exit_code": error.exit_code}
-        _line(json.dumps({"error": fields}, ensure_ascii=False))
+        _line(json_text({"error": fields}, sys.stderr))
     return error.exit_code
 
 

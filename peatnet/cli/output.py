@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import TextIO
 
     from peatnet.cli.output_fit import Stage
 
@@ -50,7 +51,13 @@ def print_line(text: str) -> None:
 def print_json(data: Any, *, indent: bool | None = None) -> None:
     """A JSON document on stdout: indented for a terminal, one line for a script, unless told."""
     pretty = sys.stdout.isatty() if indent is None else indent
-    print_line(json.dumps(data, ensure_ascii=False, indent=2 if pretty else None))
+    print_line(json_text(data, sys.stdout, indent=2 if pretty else None))
+
+
+def json_text(data: Any, stream: TextIO, *, indent: int | None = None) -> str:
+    """A JSON document for a stream: in JSON's own escapes where its encoding is not UTF-8 and may lack a character."""
+    utf8 = (stream.encoding or "").lower().replace("-", "").replace("_", "") == "utf8"
+    return json.dumps(data, ensure_ascii=not utf8, indent=indent)
 
 
 def note(text: str) -> None:

@@ -1,0 +1,66 @@
+"""What a command finds itself in, made what the verbs count on: its streams, and the signal that ends it."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+
+def prepare_streams() -> None:
+    r"""Have a stdout and a stderr that take every text.
+
+    What their encoding does not know (under ``LC_ALL=C``, or in Latin-1) is written as ``\u2026``: the names of models
+    come from anywhere, and a command must not break on one. A stdout that was closed (``>&-``) counts as one whose
+    reader has gone, and what goes to a closed stderr goes nowhere.
+    """
+    if sys.stdout is None:
+        sys.stdout = _stream_without_reader()
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # open as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _stream_without_reader() -> TextIO:
+    read, write = os.pipe()
+    # The reading end becomes a writing one, and so nobody reads. Both stay open: one of them has the number of stdout,
+    # which no file of ours may get.
+    os.dup2(write, read)
+    return os.fdopen(write, "w", encoding="utf-8")
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """For the time of the block, SIGTERM does what Ctrl-C does: the command cleans up, and says what goes on.
+
+    Where somebody has arranged for SIGTERM already, or this is not the main thread, nothing changes.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, _as_control_c)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _as_control_c(_number: int, frame: FrameType | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):  # trio's, perhaps, which knows when it must not interrupt
+        handler(signal.SIGINT, frame)
+    else:  # a shell that puts a job into the background has it ignore Ctrl-C
+        raise KeyboardInterrupt
