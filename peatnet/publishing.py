@@ -91,7 +91,7 @@ def read_small(wanted: Publication, progress: Progress) -> SmallFile | None:
     if not wanted.may_be_copied:
         return None
     path = wanted.path
-    with _opened(path) as fd, os_errors("reading", path):
+    with opened_model(path) as fd, os_errors("reading", path):
         before = os.fstat(fd)
         if before.st_size > SMALL_CHUNK_SIZE:
             return None
@@ -110,14 +110,26 @@ def read_small(wanted: Publication, progress: Progress) -> SmallFile | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    if not path.exists():
-        raise no_such_file(path)
+def opened_model(path: Path) -> Iterator[int]:
+    """The descriptor of a file that can be published, for the time of the block. Blocks.
+
+    Raises:
+        NotFound: there is no such file.
+        UsageError: it is no regular file, or an empty one.
+        StorageError: it cannot be read.
+    """
+    _check_there(path)
     fd = open_regular(path)
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+def _check_there(path: Path) -> None:
+    with os_errors("looking for", path):
+        if not path.exists():
+            raise no_such_file(path)
 
 
 def take_file(store: Store, path: Path, mode: AddMode, progress: Progress) -> BlobInfo:
@@ -130,8 +142,7 @@ def take_file(store: Store, path: Path, mode: AddMode, progress: Progress) -> Bl
         UsageError: it is no regular file, or an empty one.
         DiskFull, StorageError: the store cannot take it.
     """
-    if not path.exists():
-        raise no_such_file(path)
+    _check_there(path)
     if mode is not AddMode.MOVE:
         return store.add_file(path, mode=mode, progress=progress, pin=PUBLISHING)
     if path.is_symlink():
@@ -188,10 +199,12 @@ def check_out(out: Path, *, force: bool) -> None:
         UsageError: it is a directory.
         AlreadyExists: there is a file.
         NotFound: its directory does not exist.
+        StorageError: it may not be looked for.
     """
-    if out.is_dir():
-        raise UsageError(f"{out} is a directory", hint="give the name of a file")
-    if out.exists() and not force:
-        raise AlreadyExists(f"{out} exists", hint="--force overwrites it")
-    if not out.parent.is_dir():
-        raise NotFound(f"the directory {out.parent} does not exist", hint="make it first")
+    with os_errors("looking for", out):
+        if out.is_dir():
+            raise UsageError(f"{out} is a directory", hint="give the name of a file")
+        if out.exists() and not force:
+            raise AlreadyExists(f"{out} exists", hint="--force overwrites it")
+        if not out.parent.is_dir():
+            raise NotFound(f"the directory {out.parent} does not exist", hint="make it first")

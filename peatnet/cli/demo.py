@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from peatnet.cli.options import Json, Verbose
+from peatnet.cli.options import Json, Verbose, typed_path
 from peatnet.cli.session import Session
 
 
@@ -24,6 +24,7 @@ def demo(
         Path | None,
         typer.Option(
             "--file",
+            parser=typed_path,
             metavar="PATH",
             help="Publish this file. Otherwise a safetensors file of 64 MiB is made.",
             show_default=False,

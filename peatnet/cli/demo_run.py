@@ -22,7 +22,8 @@ from peatnet.cli.demo_nodes import DemoNode
 from peatnet.cli.demo_view import demo_view, print_results
 from peatnet.cli.draft import draft_manifest
 from peatnet.cli.output import human_size, note, print_json
-from peatnet.errors import DiskFull, IntegrityError, NodeUnreachable, NotFound, PeatnetError
+from peatnet.errors import DiskFull, IntegrityError, NodeUnreachable, PeatnetError
+from peatnet.publishing import opened_model
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -69,8 +70,9 @@ def run_demo(*, nodes: int, file: Path | None, as_json: bool, keep_logs: bool) -
         PeatnetError: a node failed.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the nodes are stopped and their files gone.
     """
-    if file is not None and not file.is_file():
-        raise NotFound(f"{file}: no such file")
+    if file is not None:
+        with opened_model(file):
+            pass  # it can be published
     before = signal.signal(signal.SIGTERM, _interrupt)
     root = Path(tempfile.mkdtemp(prefix="peatnet-demo-"))
     try:

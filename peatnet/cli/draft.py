@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from peatnet.deploy.headers import NAME_REASON, Certainty, inspect_file, inspect_name
-from peatnet.errors import BadModelFile, InvalidManifest, StorageError, UsageError
+from peatnet.errors import BadModelFile, InvalidManifest, NotFound, StorageError, UsageError
 from peatnet.models import MAX_MANIFEST_BYTES, ModelFormat, ModelManifest
 from peatnet.models import Quantization as Quant
 
@@ -83,7 +83,8 @@ def draft_manifest(
     Raises:
         UsageError: there is no model id.
         InvalidManifest: a field (named) breaks a rule, or the manifest file is not a manifest.
-        StorageError: the manifest file cannot be read.
+        NotFound: there is no such manifest file.
+        StorageError: it cannot be read.
     """
     fields = {} if manifest is None else _read(manifest)
     for name in _MEASURED:
@@ -105,8 +106,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.expanduser().open("rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError as exc:
+        raise NotFound(f"there is no file {path}", hint="check the path") from exc
     except OSError as exc:
-        raise StorageError(f"{path}: {exc.strerror}") from exc
+        raise StorageError(
+            f"{path} cannot be read: {exc.strerror}", hint="check the path, and its owner and mode"
+        ) from exc
     if len(text) > MAX_MANIFEST_BYTES:
         raise InvalidManifest(f"{path}: larger than a manifest may be ({MAX_MANIFEST_BYTES} bytes)")
     try:

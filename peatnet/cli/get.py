@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from peatnet.cli.options import DataDir, Json, Reference, Verbose
+from peatnet.cli.options import DataDir, Json, Reference, Verbose, typed_path
 from peatnet.cli.output import human_size, human_time, note, print_json, print_line
 from peatnet.cli.session import Session
 
@@ -29,7 +29,12 @@ def get(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="PATH", help="Leave the verified file here.", show_default=False
+            "--out",
+            "-o",
+            parser=typed_path,
+            metavar="PATH",
+            help="Leave the verified file here.",
+            show_default=False,
         ),
     ] = None,
     source: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from peatnet.cli.options import DataDir, Json, Verbose
+from peatnet.cli.options import DataDir, Json, Verbose, typed_path
 from peatnet.cli.output import human_size, note, plain, print_json, print_line, print_table
 from peatnet.cli.session import Session
 
@@ -18,7 +18,10 @@ _MAX_MEMBERS = 8
 def inspect(
     ctx: typer.Context,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The model file.", show_default=False)
+        Path,
+        typer.Argument(
+            parser=typed_path, metavar="FILE", help="The model file.", show_default=False
+        ),
     ],
     *,
     data_dir: DataDir = None,

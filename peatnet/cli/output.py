@@ -131,6 +131,15 @@ def safe(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether it can be sent as JSON; a file's name, or what was typed, may be bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def human_size(size: float) -> str:
     """Bytes in the largest binary unit that leaves a number of at least 1: ``86.7 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):

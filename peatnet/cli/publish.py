@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from peatnet.cli.options import DataDir, Json, Verbose
+from peatnet.cli.options import DataDir, Json, Verbose, is_folder, typed_path
 from peatnet.cli.output import note, print_json
 from peatnet.cli.session import Session
 from peatnet.errors import UsageError
@@ -29,6 +29,7 @@ def publish(
     files: Annotated[
         list[Path],
         typer.Argument(
+            parser=typed_path,
             metavar="FILE...",
             help="The model file; or several, or folders of them.",
             show_default=False,
@@ -129,6 +130,7 @@ def publish(
         Path | None,
         typer.Option(
             "--manifest",
+            parser=typed_path,
             metavar="F.json",
             help="A manifest with everything else; the options above win over it.",
             show_default=False,
@@ -175,9 +177,10 @@ def publish(
         "features": feature,
     }
     paths = [file.expanduser().absolute() for file in files]
-    if len(paths) > 1 or paths[0].is_dir():
+    if len(paths) > 1 or is_folder(paths[0]):
         from peatnet.cli.publish_many import expand, publish_many
 
+        found = expand(paths)
         for option, value in (
             ("--id", model_id),
             ("--name", name),
@@ -189,7 +192,7 @@ def publish(
                     f"{option} is for one file, and several are to be published",
                     hint="publish that one by itself",
                 )
-        publish_many(session, expand(paths), options, way)
+        publish_many(session, found, options, way)
         return
     (path,) = paths
     inspection, warnings = look_at(path, model_format)

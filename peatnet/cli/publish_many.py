@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from peatnet.api.calls import MAX_FILES
 from peatnet.api.client import rebuild_error
 from peatnet.cli.draft import draft_manifest, look_at
-from peatnet.cli.output import note, print_json, print_line, safe
+from peatnet.cli.options import is_folder, mode_of
+from peatnet.cli.output import is_unicode, note, print_json, print_line, safe
 from peatnet.cli.progress import files_bar
-from peatnet.errors import PeatnetError, UsageError
+from peatnet.errors import PeatnetError, StorageError, UsageError
 from peatnet.models import guess_from_filename
 
 if TYPE_CHECKING:
@@ -43,13 +45,20 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         UsageError: a folder holds no model file.
+        StorageError: a folder cannot be read.
     """
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not is_folder(path):
             found.append(path)
             continue
-        files = [each for each in sorted(path.iterdir()) if each.is_file()]
+        try:
+            files = [each for each in sorted(path.iterdir()) if S_ISREG(mode_of(each))]
+        except OSError as exc:
+            raise StorageError(
+                f"{path}: {exc.strerror}",
+                hint="check who owns the folder, and its mode, or name the files one by one",
+            ) from exc
         models = [each for each in files if _is_model(each)]
         if not models:
             raise UsageError(
@@ -145,6 +154,8 @@ def _batches(files: Sequence[_File], draft: Callable[[_File], None]) -> Iterator
 
 def _draft(file: _File, options: dict[str, Any], mode: str, session: Session) -> None:
     try:
+        if not is_unicode(str(file.path)):
+            raise UsageError("its path is not UTF-8", hint="give it another name")
         inspection, warnings = look_at(file.path, options.get("format"))
         given = {**options, "model_id": file.path.stem}
         manifest, remarks = draft_manifest(file.path.name, None, given, inspection)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from peatnet.cli.output import note
+import typer
+
+from peatnet.cli.output import is_unicode, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import typer
 
     from peatnet.config import Config
 
@@ -48,6 +48,7 @@ class Session:
         json: bool = False,
         verbose: bool = False,
     ) -> None:
+        _check_texts(ctx)
         self.invocation = ctx.ensure_object(Invocation)
         self.invocation.data_dir = data_dir or self.invocation.data_dir
         self.invocation.json |= json
@@ -121,3 +122,21 @@ class Session:
         from peatnet.api import node_is_running
 
         return node_is_running(self.config)
+
+
+def _check_texts(ctx: typer.Context) -> None:
+    """Refuse what was typed and is not UTF-8: a node takes JSON, and neither models nor their files are called so.
+
+    The data directory alone never goes to a node; it may be called as it likes.
+
+    Raises:
+        BadParameter: with the option's or the argument's name.
+    """
+    params: list[Any] = ctx.command.params  # click's, or typer's own copies of them
+    for param in params:
+        given = ctx.params.get(param.name or "")
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if param.name != "data_dir" and not is_unicode(text := str(value)):
+                # Python keeps a byte that it cannot decode as a lone surrogate.
+                shown = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+                raise typer.BadParameter(f"'{shown}' is not UTF-8", ctx=ctx, param=param)

@@ -16,7 +16,7 @@ from support.nodes import environment, peatnet
 from support.waiting import wait_until
 
 from peatnet.cli.demo_model import SIZE, write_demo_model
-from peatnet.errors import NotFound
+from peatnet.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,6 +92,8 @@ def test_control_c_leaves_nothing_behind(
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     peatnet(tmp_path / "data", "demo", "--file", tmp_path / "none").failed(NotFound)
+    folder = peatnet(tmp_path / "data", "demo", "--file", tmp_path).failed(UsageError)
+    assert f"{tmp_path} is not a regular file" in folder.err
 
 
 def test_the_generated_model_is_valid_safetensors(tmp_path: Path) -> None:

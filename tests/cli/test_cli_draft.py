@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from peatnet.cli.draft import draft_manifest
-from peatnet.errors import InvalidManifest, StorageError, UsageError
+from peatnet.errors import InvalidManifest, NotFound, StorageError, UsageError
 from peatnet.models import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
@@ -100,5 +100,8 @@ def test_a_manifest_file_that_is_none_is_named(tmp_path: Path, text: str) -> Non
 
 
 def test_a_manifest_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"none\.json: No such file"):
+    with pytest.raises(NotFound, match=r"there is no file .*none\.json") as missing:
         draft_manifest("m.gguf", tmp_path / "none.json", {"model_id": "m"})
+    assert missing.value.hint == "check the path"
+    with pytest.raises(StorageError, match=r"cannot be read: Is a directory"):
+        draft_manifest("m.gguf", tmp_path, {"model_id": "m"})

@@ -78,7 +78,7 @@ def test_a_name_that_says_something_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "complaint"),
     [
-        ("m.gguf", b"\0" * 100, "is no GGUF file: begins with b'\\x00\\x00\\x00\\x00'"),
+        ("m.gguf", b"\0" * 100, "is no GGUF file: its first bytes are 00 00 00 00"),
         ("m.safetensors", small_safetensors()[:50], "the header, "),
         ("m.onnx", b"junk", "(byte "),
         ("m.bin", b"", "is no GGUF, safetensors or ONNX file"),

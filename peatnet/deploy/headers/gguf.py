@@ -100,7 +100,7 @@ class _Reader:
     def read(self) -> GgufHeader:
         window = self._window
         if (magic := window.take(4, "the magic number")) != MAGIC:
-            raise window.bad(f"is no GGUF file: begins with {magic!r}", 0)
+            raise window.bad(f"is no GGUF file: its first bytes are {magic.hex(' ')}", 0)
         version = window.u32("the version")
         if version not in _VERSIONS:
             raise self._other_version(version)

@@ -136,7 +136,10 @@ def _opened(path: Path) -> Iterator[tuple[ReadAt, int]]:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as exc:
         raise NotFound(f"there is no file {path}", hint="check the path") from exc
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
+        hint = "check its owner and mode" if isinstance(exc, PermissionError) else None
+        raise StorageError(f"{path} cannot be read: {exc.strerror}", hint=hint) from exc
+    except ValueError as exc:  # a path that no file can have
         raise StorageError(f"{path} cannot be read: {exc}") from exc
     try:
         status = os.fstat(descriptor)
