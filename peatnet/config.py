@@ -49,6 +49,20 @@ NodeName = Annotated[str, Field(min_length=1, max_length=MAX_NODE_NAME), AfterVa
 PeerIdText = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+class BadSetting(UsageError):
+    """What the caller of :func:`load_config` gave for a key cannot be used.
+
+    Attributes:
+        key: the setting's name; a command has an option for it.
+        reason: what is wrong with the value.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
 class FetchPolicy(StrEnum):
     """Which trusted models a node fetches by itself."""
 
@@ -153,7 +167,8 @@ def load_config(data_dir: Path | None = None, **overrides: Any) -> Config:
         overrides: keys of :class:`Config`; None means "not given".
 
     Raises:
-        ConfigError: config.toml cannot be read, or a key is unknown or has a value that cannot be used.
+        ConfigError: config.toml cannot be read, or a key in it is unknown or has a value that cannot be used.
+        BadSetting: an override is unknown or cannot be used.
         StorageError: the data directory cannot be looked into.
     """
     directory = (data_dir or default_data_dir()).expanduser().absolute()
@@ -164,11 +179,14 @@ def load_config(data_dir: Path | None = None, **overrides: Any) -> Config:
             f"{path}: data_dir cannot be set here",
             hint="use --data-dir or PEATNET_DATA_DIR",
         )
-    settings |= {key: value for key, value in overrides.items() if value is not None}
+    given = {key: value for key, value in overrides.items() if value is not None}
+    settings |= given
     try:
         return Config(data_dir=directory, **settings)
     except ValidationError as exc:
         first = exc.errors()[0]
+        if (name := str(first["loc"][0])) in given:
+            raise BadSetting(name, complaint(first)) from exc
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
             f"{path}: {key}: {complaint(first)}",

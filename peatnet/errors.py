@@ -12,13 +12,33 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# What pydantic's kinds of errors mean to the person who wrote the value, filled in with the bounds that they name.
 _COMPLAINTS = {
     "extra_forbidden": "there is no such key",
     "missing": "is missing",
     "tuple_type": "must be a list",
     "list_type": "must be a list",
+    "dict_type": "must be a table of keys and values",
+    "model_type": "must be a table of keys and values",
+    "model_attributes_type": "must be a table of keys and values",
     "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
     "string_type": "must be text",
+    "string_unicode": "must be UTF-8",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "enum": "must be {expected}",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
 }
 
 
@@ -219,7 +239,15 @@ def complaint(error: Mapping[str, Any]) -> str:
     """
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    return _COMPLAINTS.get(error["type"], str(error["msg"]))
+    bounds = {name: _plain(bound) for name, bound in error.get("ctx", {}).items()}
+    if bounds.get("min_length") == 1:
+        return "must not be empty"
+    known = _COMPLAINTS.get(error["type"])
+    return str(error["msg"]) if known is None else known.format_map(bounds)
+
+
+def _plain(bound: Any) -> Any:
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
 def _all_classes(base: type[PeatnetError]) -> list[type[PeatnetError]]:

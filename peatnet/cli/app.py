@@ -159,5 +159,6 @@ def _usage_error(error: Exception) -> UsageError:
     context = getattr(error, "ctx", None)
     path = "peatnet" if context is None else context.command_path
     text = error.format_message() if hasattr(error, "format_message") else str(error)
-    # Newer typers put pydantic's words before their own.
-    return UsageError(text.rstrip(".").replace("Value error, ", ""), hint=f"see `{path} --help`")
+    # Newer typers put pydantic's words before their own, or in the place of them.
+    text = text.rstrip(".").replace("Value error, ", "").replace("Input should be ", "must be ")
+    return UsageError(text, hint=f"see `{path} --help`")

@@ -2,13 +2,18 @@
 
 # ruff: noqa: PLC0415  # heavy modules are imported late: --help must answer at once
 
+from contextlib import suppress
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from peatnet.cli.options import DataDir, Verbose
 from peatnet.cli.session import Session
+from peatnet.errors import UsageError
+
+# Where an option is not called as the setting is.
+_OPTIONS = {"peers": "peer", "trusted_publishers": "trust"}
 
 
 class Fetch(StrEnum):
@@ -100,32 +105,53 @@ def up(
     The first line on stdout, printed when the node is ready, is one JSON object with its peer_id and its addrs,
     which other machines give to `--peer`. Logs go to stderr.
     """
+    with suppress(
+        KeyboardInterrupt
+    ):  # told to stop before it had begun to run: stopped, and no error
+        session = Session(ctx, data_dir=data_dir, verbose=verbose)
+        _up(
+            session,
+            listen=listen,
+            peers=peer,
+            mdns=mdns,
+            trusted_publishers=trust,
+            fetch=fetch.value if fetch else None,
+            name=name,
+            bulk=bulk,
+            bulk_port=bulk_port,
+        )
+
+
+def _up(session: Session, **given: Any) -> None:
+    """Run a node with what was given in place of config.toml's settings, or, of some lists, in addition to them.
+
+    Raises:
+        UsageError: an option's value cannot be used.
+        PeatnetError: the node could not start, or could not go on.
+    """
     from peatnet.cli.logs import configure_logging
     from peatnet.cli.run_node import run_node
-    from peatnet.config import load_config
+    from peatnet.config import BadSetting, load_config
     from peatnet.ledger import parse_peer_id
     from peatnet.net.addresses import parse_dial_address, parse_listen_address
 
-    session = Session(ctx, data_dir=data_dir, verbose=verbose)
     configure_logging(verbose=session.verbose, daemon=True)
     # What config.toml says of these is the node's to complain of.
-    for texts, parse in (
-        (listen, parse_listen_address),
-        (peer, parse_dial_address),
-        (trust, parse_peer_id),
+    for key, parse in (
+        ("listen", parse_listen_address),
+        ("peers", parse_dial_address),
+        ("trusted_publishers", parse_peer_id),
     ):
-        for text in texts or ():
+        given[key] = given[key] or None  # typer gives an empty list where there was none
+        for text in given[key] or ():
             parse(text)
     base = load_config(session.invocation.data_dir)
-    config = load_config(
-        session.invocation.data_dir,
-        listen=listen or None,
-        peers=[*base.peers, *peer] if peer else None,
-        mdns=mdns,
-        trusted_publishers=[*base.trusted_publishers, *trust] if trust else None,
-        fetch=fetch.value if fetch else None,
-        name=name,
-        bulk=bulk,
-        bulk_port=bulk_port,
-    )
+    for key in ("peers", "trusted_publishers"):
+        if given[key] is not None:
+            given[key] = [*getattr(base, key), *given[key]]
+    try:
+        config = load_config(session.invocation.data_dir, **given)
+    except BadSetting as exc:
+        option = _OPTIONS.get(exc.key, exc.key.replace("_", "-"))
+        raise UsageError(f"--{option}: {exc.reason}", hint="see `peatnet up --help`") from exc
     run_node(config)

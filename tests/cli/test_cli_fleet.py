@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -102,7 +103,21 @@ def test_without_a_node_there_is_what_is_here(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "two\nlines", " space"])
 def test_a_name_is_one_short_line(tmp_path: Path, name: str) -> None:
-    peatnet(tmp_path / "data", "up", "--no-mdns", "--name", name).failed(ConfigError)
+    data = tmp_path / "data"
+    typed = peatnet(data, "up", "--no-mdns", "--name", name).failed(UsageError)
+    assert "error: --name: must " in typed.err
+    assert not data.exists()
+    data.mkdir()
+    (data / "config.toml").write_text(f"name = {json.dumps(name)}\n")
+    written = peatnet(data, "up", "--no-mdns", "--fetch", "none").failed(ConfigError)
+    assert f"error: {data / 'config.toml'}: name: must " in written.err
+    # What is typed stands in place of what is written.
+    more = [word for port in range(17) for word in ("--listen", f"/ip4/127.0.0.1/tcp/{port + 1}")]
+    (data / "config.toml").write_text("listen = []\n")
+    assert "listen: must not be empty" in peatnet(data, "up", *more).failed(ConfigError).err
+    (data / "config.toml").write_text("")
+    typed = peatnet(data, "up", *more).failed(UsageError)
+    assert "error: --listen: must have at most 16 entries" in typed.err
 
 
 def test_watching_on_a_terminal(nodes: Cluster, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_targets() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "why"),
     [
-        ("command_id", "", "at least 1 character"),
+        ("command_id", "", "must not be empty"),
         ("command_id", "a\n", "control characters"),
         ("command_id", 5, "must be text"),
         ("target_nodes", ["a", ""], "target_nodes.1"),
@@ -89,7 +89,7 @@ def test_bad_commands_are_refused(field: str, value: Any, why: str) -> None:
 
 @pytest.mark.parametrize("manifest", [None, [], "{}"])
 def test_a_command_needs_a_manifest(manifest: Any) -> None:
-    with pytest.raises(InvalidManifest, match=r"^manifest: Input should be a valid dict"):
+    with pytest.raises(InvalidManifest, match=r"^manifest: must be a table of keys and values"):
         command(manifest=manifest)
 
 
