@@ -58,6 +58,14 @@ class _OriginDisagrees(IntegrityError):
     """The origin's bytes are not what a chunk table on trial says."""
 
 
+def no_url(target: Target) -> NoSource:
+    """The error where only HTTP is wanted, and there is no URL. The target's name stands beside it wherever it is shown."""
+    what = "its manifest has no download_url"
+    if target.model is None:
+        what = "no manifest is known here that says at which download_url it is"
+    return NoSource(what, hint="without `--source http`, other nodes are asked")
+
+
 class BlobFetch:
     """Fetches one target. Made once, run once.
 
@@ -143,10 +151,7 @@ class BlobFetch:
         if info is not None:
             return info
         if self._peers is None and self._url is None:
-            raise NoSource(
-                f"{self._what} has no download_url",
-                hint="run a node (`peatnet up`) that can reach peers",
-            )
+            raise no_url(self._target)
         try:
             info = await self._run()
             if not self._named and self._peers is not None and self._sha256 is not None:

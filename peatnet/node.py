@@ -19,7 +19,7 @@ from peatnet.concurrency import Feed, cancellable
 from peatnet.errors import IntegrityError, InUse, NoSource, NotFound, UsageError
 from peatnet.executor import Executor
 from peatnet.exporting import export
-from peatnet.fetching import USUAL_PRIORITY
+from peatnet.fetching import USUAL_PRIORITY, no_url
 from peatnet.keeper import Keeper
 from peatnet.lookout import Lookout
 from peatnet.mending import mend
@@ -313,6 +313,9 @@ class Node:
         info = await trio.to_thread.run_sync(self._complete, target)
         if info is not None:
             return info, {}
+        if choice is SourceChoice.HTTP and target.blob is not None and target.url is None:
+            # No fetch is begun that can only fail: it would end another one, and be told of as the model's failure.
+            raise no_url(target)
         return await self._keeper.get(target, choice, report, priority=priority)
 
     def _complete(self, target: Target) -> BlobInfo | None:

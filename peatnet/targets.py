@@ -60,6 +60,11 @@ class Target:
     blob: Hash | None
     hearsay: bool = False
 
+    @property
+    def url(self) -> str | None:
+        """Where on the web the manifest says that the bytes are."""
+        return None if self.model is None else self.model.manifest.download_url
+
 
 def is_same_file(one: ModelManifest, other: ModelManifest) -> bool:
     """Whether two manifests are about the same bytes, as far as they say."""

@@ -6,6 +6,7 @@ number of times; ``HttpSourceError`` will not (404, another size, a web page).
 
 from __future__ import annotations
 
+import os
 import ssl
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -331,7 +332,7 @@ def _translated(exc: httpx.HTTPError, where: str) -> Exception:
     text = ""
     link: BaseException | None = exc
     while link is not None:
-        text = str(link) or text
+        text = _words(link) or text
         if isinstance(link, ssl.SSLCertVerificationError):
             return HttpSourceError(
                 f"{where}: its certificate is not valid: {link.verify_message}",
@@ -339,6 +340,15 @@ def _translated(exc: httpx.HTTPError, where: str) -> Exception:
             )
         link = link.__cause__ or link.__context__
     return Transient(f"{where}: {text or type(exc).__name__}")
+
+
+def _words(error: BaseException) -> str:
+    """What an error says; of several attempts to connect, one for each address of a host, what each of them ended with."""
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(dict.fromkeys(map(_words, error.exceptions)))
+    if isinstance(error, ConnectionError) and error.errno is not None:
+        return os.strerror(error.errno)  # without the address, which the URL has
+    return str(error)
 
 
 def _status(response: httpx.Response) -> str:

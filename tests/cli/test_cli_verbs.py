@@ -22,6 +22,7 @@ from peatnet.errors import (
     IntegrityError,
     InUse,
     InvalidManifest,
+    NoSource,
     NotFound,
     StorageError,
     UsageError,
@@ -167,6 +168,23 @@ def test_errors_of_place(peatnet: Command, data: Path, tmp_path: Path) -> None:
     nothing = peatnet(data, "models")
     assert (nothing.code, nothing.out) == (0, "")
     assert "no models yet" in nothing.err
+
+
+def test_http_is_wanted_of_a_model_that_has_no_url(
+    peatnet: Command, data: Path, model: Path
+) -> None:
+    blob_hash = peatnet(data, "publish", model, "--id", "tiny").json()["blob_hash"]
+    peatnet(data, "get", "tiny", "--source", "http").ok()  # it is here
+    peatnet(data, "rm", "tiny", "--force").ok()
+    ran = peatnet(data, "get", "tiny", "--source", "http").failed(NoSource)
+    assert "error: its manifest has no download_url\n" in ran.err
+    assert "hint:  without `--source http`, other nodes are asked" in ran.err
+    # A wish that cannot be had says nothing about the model.
+    (row,) = peatnet(data, "models", "--json").json()
+    assert (row["status"], row["error"]) == ("available", None)
+    ran = peatnet(data, "get", "ab" * 32, "--source", "http").failed(NoSource)
+    assert "no manifest is known here" in ran.err
+    assert blob_hash not in ran.err
 
 
 def test_the_schema_is_json_schema(peatnet: Command, data: Path) -> None:

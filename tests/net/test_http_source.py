@@ -404,3 +404,11 @@ async def test_cancelled_anywhere_no_connection_stays(
             while server.open_now:  # noqa: ASYNC110 - the server's threads notice in their own time
                 await trio.sleep(0.001)
     assert store.info(job.hash) is not None
+
+
+async def test_a_server_that_is_not_there_is_told_in_the_systems_words(store: Store) -> None:
+    with ScriptedServer(with_ranges) as server:
+        url = server.url  # whose port is free again when this ends
+    error = await refused(store, url)
+    assert "Connection refused" in error.message
+    assert "sub-exception" not in error.message
