@@ -21,6 +21,7 @@ from peatnet.executor import Executor
 from peatnet.exporting import export
 from peatnet.fetching import USUAL_PRIORITY, no_url
 from peatnet.keeper import Keeper
+from peatnet.limiting import Limits
 from peatnet.lookout import Lookout
 from peatnet.mending import mend
 from peatnet.peer_list import peer_views
@@ -34,7 +35,6 @@ from peatnet.transfer.budget import DownloadBudget
 from peatnet.views import (
     Change,
     GetResult,
-    LimitsView,
     ModelChanged,
     ModelView,
     PeerChanged,
@@ -73,6 +73,7 @@ class Node:
         fleet: the other nodes, and where models stand on them.
         reporter: what this node tells the others of itself.
         commander: gives update commands.
+        limits: what it may send and fetch.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Node:
         self._network = network
         self._feed: Feed[Change] = Feed(SUBSCRIPTION_BUFFER)
         self._budget = DownloadBudget(rate=self.config.download_limit)
+        self.limits = Limits(self.config, network, self._budget)
         self._keeper = Keeper(
             library,
             network,
@@ -321,31 +323,6 @@ class Node:
     def _complete(self, target: Target) -> BlobInfo | None:
         here = self._library.store.info(target.blob) if target.blob is not None else None
         return self._library.checked(target, here, cancellable()) if here is not None else None
-
-    # Limits
-
-    def limits(self) -> LimitsView:
-        """What this node may send and fetch, as it is now."""
-        if self._network is None:
-            config = self.config
-            return LimitsView(config.upload_limit, config.download_limit, config.peer_upload_limit)
-        upload, per_peer = self._network.gate.rates
-        return LimitsView(upload, self._budget.rate, per_peer)
-
-    def set_limits(self, limits: LimitsView) -> None:
-        """Change what this node may send and fetch, from now on, until it ends.
-
-        Raises:
-            UsageError: this node has no network.
-            LocalProtocolError: a rate is not above 0.
-        """
-        if self._network is None:
-            raise UsageError(
-                "no node is running here whose limits could be changed",
-                hint="set upload_limit, download_limit and peer_upload_limit in config.toml",
-            )
-        self._network.gate.set_rates(limits.upload_limit, limits.peer_upload_limit)
-        self._budget.set_rate(limits.download_limit)
 
     # Trust
 

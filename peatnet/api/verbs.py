@@ -336,8 +336,8 @@ async def _await_command(node: Node, params: AwaitParams, emit: Emit) -> Any:
 async def _limits(node: Node, params: LimitsParams, _emit: Emit) -> Any:
     if params.model_fields_set:
         given = {name: getattr(params, name) for name in params.model_fields_set}
-        node.set_limits(replace(node.limits(), **given))
-    return node.limits().to_json()
+        node.limits.change(replace(node.limits.show(), **given))
+    return node.limits.show().to_json()
 
 
 async def _trust_add(node: Node, params: PeerParams, _emit: Emit) -> Any:
