@@ -22,6 +22,7 @@ from peatnet.ledger import Ledger, parse_peer_id
 from peatnet.models import ModelStatus, parse_reference
 from peatnet.places import Places
 from peatnet.states import LocalState, States
+from peatnet.sweeping import Sweeper
 from peatnet.targets import Model, Target, best_of, check_against
 from peatnet.views import ModelView
 
@@ -64,6 +65,7 @@ class Library:
         loaders = {name: settings.loader() for name, settings in config.loaders.items()}
         self.activator = Activator(config.data_dir, database, loaders, pins=store)
         self.places = Places(config.data_dir, database, store, self.states, self.activator)
+        self._sweeper = Sweeper(self, self._turn)
         for blob, reasons in store.pins().items():
             if PUBLISHING in reasons:
                 store.unpin(blob, PUBLISHING)  # a crash came in between
@@ -313,20 +315,29 @@ class Library:
                     hint="--force removes it for all of them",
                 )
             freed = self.store.remove(blob, force=force)
-            self._sweep()
+            self._sweeper.take(removed={blob})
             for model in theirs:
                 state = replace(self.state(model), error=None, failed=False, removed=True)
                 self.states.put(model.key, state)
         return freed
 
-    def collect(self, wanted: set[Hash], *, dry_run: bool) -> GcReport:
+    def collect(
+        self,
+        wanted: set[Hash],
+        *,
+        dry_run: bool,
+        progress: Callable[[int], None] | None = None,
+    ) -> GcReport:
         """Remove blobs that no model in the catalogue needs and nobody pinned, and their names.
 
         Args:
             wanted: what is being fetched besides.
             dry_run: only tell.
+            progress: called while files are read whose blob is gone; may raise to stop.
         """
+        restored = [] if dry_run else self.sweep(progress)
         with self._turn:
+            before = {info.hash for info in self.store.blobs()}
             keep = wanted | {
                 blob for model in self.models() if (blob := self.kept_as(model)) is not None
             }
@@ -336,18 +347,19 @@ class Library:
                     self.store.unpin(blob, _DOWNLOADING)
             report = self.store.gc(keep, dry_run=dry_run)
             if not dry_run:
-                self._sweep()
-        return report
+                self._sweeper.take(removed=before & {blob for blob, _ in report.removed})
+        return replace(report, restored=restored)
 
     def verify(self, blob: Hash | None, *, rebuild: bool, progress: OfAll) -> VerifyReport:
-        """Read blobs again, and take the names away of those that are damaged.
+        """Read blobs again, and take the names away of those that are damaged; first put back what is gone but for its name.
 
         Args:
             blob: which; None for all.
             rebuild: first enter blob files that the index has lost.
             progress: called with the bytes read so far, and those to read in all; may raise to stop.
         """
-        before = 0
+        before, size = 0, self._bytes_of(blob)
+        restored = self.sweep(lambda _: progress(0, size))
         if rebuild:
             before = self.store.unindexed_bytes()
             # What is entered is read once more, as everything else.
@@ -357,14 +369,16 @@ class Library:
         try:
             report = self.store.verify(blob, lambda done: progress(before + done, whole))
         finally:
-            self.sweep()
+            restored += self.sweep()
         self._put_names_back()
-        return report
+        return replace(report, restored=restored)
 
-    def sweep(self) -> None:
-        """Take away the names of blobs that were found damaged."""
-        with self._turn:
-            self._sweep()
+    def sweep(self, progress: Callable[[int], None] | None = None) -> list[Hash]:
+        """Take away the names of blobs that are gone; returns those that could be put back from their names.
+
+        Blocks for as long as reading such names takes, but holds up nobody meanwhile.
+        """
+        return self._sweeper.run(progress)
 
     def _put_names_back(self) -> None:
         """Under ``models/``, where somebody has taken them away."""
@@ -377,24 +391,6 @@ class Library:
     def _bytes_of(self, blob: Hash | None) -> int:
         infos = self.store.blobs() if blob is None else [self.store.info(blob)]
         return sum(info.size for info in infos if info is not None)
-
-    def _sweep(self) -> None:
-        """Take away names whose blob is gone, which would keep its bytes, and what models left that are no more.
-
-        Where the blob of such a model is still here, for a pin's sake, its name is; where it is for another model's, it is not.
-        """
-        live = {model.key: self.kept_as(model) for model in self.models()}
-        others = set(live.values())
-        for key, state in self.states.items():
-            here = state.blob is not None and self.store.info(state.blob) is not None
-            if here and (key in live or state.blob not in others):
-                continue
-            if key not in live:
-                self.states.forget(key)
-            elif state.path is not None:
-                self.states.put(key, replace(state, path=None, verified_at=None))
-            if state.path is not None:
-                self.places.take(state.path)
 
     def tidy_names(self) -> None:
         """Take away the names that were in service when they should have gone. Blocks."""

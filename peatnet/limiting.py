@@ -10,7 +10,7 @@ from peatnet.views import LimitsView
 if TYPE_CHECKING:
     from peatnet.config import Config
     from peatnet.net.network import Network
-    from peatnet.transfer import DownloadBudget
+    from peatnet.transfer.budget import DownloadBudget
 
 
 class Limits:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from peatnet.concurrency import Stirring
+from peatnet.concurrency import Stirring, cancellable
 from peatnet.errors import PeatnetError
 from peatnet.log import get_logger
 
@@ -40,7 +40,7 @@ async def mend(library: Library, wake: Callable[[], None]) -> None:
         await event.wait()
         event = stirring.event
         try:
-            await trio.to_thread.run_sync(library.sweep)
+            await trio.to_thread.run_sync(library.sweep, cancellable())
         except PeatnetError as exc:
             log.error("damaged blob not let go of", error=exc.message)  # noqa: TRY400  # no bug
         wake()

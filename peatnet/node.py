@@ -418,7 +418,8 @@ class Node:
 
     async def gc(self, *, dry_run: bool = False) -> GcReport:
         """Remove blobs that no model in the catalogue needs and nobody pinned."""
-        collect = partial(self._library.collect, self._keeper.fetching(), dry_run=dry_run)
+        wanted = self._keeper.fetching()
+        collect = partial(self._library.collect, wanted, dry_run=dry_run, progress=cancellable())
         return await trio.to_thread.run_sync(collect)
 
     def _blob_of(self, reference: str) -> Hash:

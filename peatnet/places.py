@@ -27,6 +27,11 @@ _SCHEMA = "CREATE TABLE leftover_names (path TEXT PRIMARY KEY) STRICT, WITHOUT R
 log = get_logger(__name__)
 
 
+def is_name(path: str) -> bool:
+    """Whether the path of a model is a name of its own, not its blob's."""
+    return path.startswith(_MODELS)
+
+
 class Places:
     """The names of one data directory. All methods block; the caller sees to it that they take turns.
 
@@ -107,7 +112,7 @@ class Places:
 
     def take(self, path: str) -> None:
         """Remove a name that a model had, unless another one has it too, or it is in service."""
-        if not path.startswith(_MODELS) or self._is_used(path):
+        if not is_name(path) or self._is_used(path):
             return
         if path in self._in_service():
             self._database.execute("INSERT OR IGNORE INTO leftover_names VALUES (?)", (path,))

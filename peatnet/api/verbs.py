@@ -389,6 +389,7 @@ async def _verify(node: Node, params: VerifyParams, emit: Emit) -> Any:
         ],
         "missing": [blob.hex() for blob in report.missing],
         "foreign": [str(path) for path in report.foreign],
+        "restored": [blob.hex() for blob in report.restored],
         "bytes_read": report.bytes_read,
     }
 
@@ -399,6 +400,7 @@ async def _gc(node: Node, params: GcParams, _emit: Emit) -> Any:
         "dry_run": report.dry_run,
         "removed": [{"blob_hash": blob.hex(), "size_bytes": size} for blob, size in report.removed],
         "files": [{"path": str(path), "size_bytes": size} for path, size in report.files],
+        "restored": [blob.hex() for blob in report.restored],
         "freed_bytes": report.freed_bytes,
     }
 

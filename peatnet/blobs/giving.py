@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from peatnet.blobs.hashing import Progress
     from peatnet.blobs.info import BlobInfo
     from peatnet.blobs.shelf import Shelf
+    from peatnet.blobs.table import ChunkTable
 
 
 def export(
@@ -29,7 +30,7 @@ def export(
     if out.is_dir():
         raise UsageError(f"{out} is a directory", hint="give the name of a file")
     with _opened(shelf, blob) as (info, source):
-        checker = _Checker(info)
+        checker = Checker(blob, info.table)
         export_file(source, info.size, out, force=force, checker=checker, progress=progress)
 
 
@@ -38,22 +39,24 @@ def link_model(shelf: Shelf, blob: Hash, model_id: str, filename: str) -> Path:
     target = shelf.layout.model_link(model_id, filename)
     with _opened(shelf, blob) as (info, source):
         make_dir(target.parent)
-        place_link(info.path, source, target, checker=_Checker(info))
+        place_link(info.path, source, target, checker=Checker(blob, info.table))
     return target
 
 
-class _Checker:
+class Checker:
     """Compares the chunks of a blob that is being copied with its table."""
 
-    def __init__(self, info: BlobInfo) -> None:
-        self._info = info
-        self._hasher = ChunkHasher(info.table.chunk_size)
+    def __init__(self, blob: Hash, table: ChunkTable) -> None:
+        self._blob = blob
+        self._table = table
+        self._hasher = ChunkHasher(table.chunk_size)
         self.update = self._hasher.update
 
     def finish(self) -> None:
-        if self._hasher.digests() != self._info.table.digests:
+        """See `peatnet.blobs.clone.Checker`."""
+        if self._hasher.digests() != self._table.digests:
             raise IntegrityError(
-                f"the stored blob {self._info.hash} is damaged",
+                f"the stored blob {self._blob} is damaged",
                 hint="run `peatnet verify`, then fetch it again",
             )
 

@@ -76,6 +76,8 @@ class VerifyReport:
     foreign: list[Path] = field(default_factory=list)
     """Files in ``blobs/`` that are not ours or not in the index; left alone."""
     bytes_read: int = 0
+    restored: list[Hash] = field(default_factory=list)
+    """Whose file was gone, put back from another name of it."""
 
     @property
     def ok(self) -> bool:
@@ -92,6 +94,8 @@ class GcReport:
     files: list[tuple[Path, int]] = field(default_factory=list)
     """Other files: left over by a crash, or set aside as damaged."""
     dry_run: bool = False
+    restored: list[Hash] = field(default_factory=list)
+    """As in :class:`VerifyReport`; where nobody wanted one, it is among the removed as well."""
 
     @property
     def freed_bytes(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peatnet.blobs import adding, batch, filling, giving, removing, upkeep
+from peatnet.blobs import adding, batch, filling, giving, removing, restoring, upkeep
 from peatnet.blobs.hashes import Hash, check_prefix
 from peatnet.blobs.index import Index
 from peatnet.blobs.info import AddMode, PartialInfo
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from peatnet.blobs.loose import LoosePartial
     from peatnet.blobs.partial import PartialBlob
     from peatnet.blobs.reader import Reader
+    from peatnet.blobs.restoring import Spare
     from peatnet.blobs.table import ChunkTable
 
     Progress = Callable[[int], None]
@@ -415,6 +416,46 @@ class Store:
             StorageError: the index cannot be written.
         """
         return upkeep.rebuild(self._shelf, progress)
+
+    # Blobs whose file is gone
+
+    def has_file(self, blob: Hash) -> bool:
+        """Whether there is anything in the place of a blob, good or not; True also where that cannot be told."""
+        return restoring.has_file(self._shelf, blob)
+
+    def examine(
+        self,
+        blob: Hash,
+        path: Path,
+        *,
+        chunk_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Spare | None:
+        """Read a file that should be a blob, such as one that `link_model` made; None where it is not, or not there.
+
+        Args:
+            blob: which.
+            path: the file.
+            chunk_size: that of the blob's table, where the index does not know it any more.
+            progress: called with the bytes read so far.
+
+        Raises:
+            UsageError, IntegrityError: it changes while it is being read.
+            StorageError: it cannot be read, so nobody knows.
+        """
+        return restoring.examine(self._shelf, blob, path, chunk_size=chunk_size, progress=progress)
+
+    def restore(self, spare: Spare) -> BlobInfo | None:
+        """Make what was examined the complete blob that it is: a hard link where possible, else a reflink, else a copy.
+
+        None where it is another file now, or something has come to the blob's place.
+
+        Raises:
+            IntegrityError: it had to be copied, and is not the blob any more.
+            DiskFull: there is no room for a copy.
+            StorageError: the operating system refused something else.
+        """
+        return restoring.restore(self._shelf, spare)
 
     # Giving blobs out
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from peatnet.cli.options import DataDir, Json, Verbose
-from peatnet.cli.output import human_size, print_json, print_line
+from peatnet.cli.output import human_size, note, print_json, print_line
 from peatnet.cli.session import Session
 
 
@@ -25,6 +25,10 @@ def gc(
     if session.json:
         print_json(report)
         return
+    for blob_hash in report["restored"]:
+        note(
+            f"put back: {blob_hash}: its file was gone, and its name under models/ still led to it"
+        )
     for blob in report["removed"]:
         print_line(f"{blob['blob_hash']}  {human_size(blob['size_bytes'])}")
     for file in report["files"]:

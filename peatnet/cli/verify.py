@@ -46,6 +46,10 @@ def verify(
         print_line(
             f"verified: {report['checked']} blobs, {human_size(report['bytes_read'])}, none damaged"
         )
+    for blob_hash in report["restored"]:
+        note(
+            f"put back: {blob_hash}: its file was gone, and its name under models/ still led to it"
+        )
     for path in report["foreign"]:
         note(f"not peatnet's, left alone: {path}")
     for damage in report["damaged"]:
