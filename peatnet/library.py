@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from peatnet.blobs import Database, Hash, Store
+from peatnet.blobs.index import REBUILT
 from peatnet.datadir import keep_reserve, locked_data_dir
 from peatnet.deploy.activator import Activator
 from peatnet.errors import Ambiguous, IntegrityError, InUse, NotFound
 from peatnet.identity import load_or_create
 from peatnet.ledger import Ledger, parse_peer_id
+from peatnet.log import get_logger
 from peatnet.models import ModelStatus, parse_reference
 from peatnet.places import Places
 from peatnet.states import LocalState, States
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 PUBLISHING = "publish"
 _DOWNLOADING = "download"
 _HASH_DIGITS = 64
+
+log = get_logger(__name__)
 
 
 class Library:
@@ -341,7 +345,10 @@ class Library:
             keep = wanted | {
                 blob for model in self.models() if (blob := self.kept_as(model)) is not None
             }
+            trusted = {self.kept_as(model) for model in self.models() if model.trusted}
             for blob, reasons in self.store.pins().items():
+                if REBUILT in reasons and blob in trusted and not dry_run:
+                    self.store.unpin(blob, REBUILT)  # it is known again what it is for
                 # An unfinished download that nobody will go on with. Whoever begins it again pins it again.
                 if _DOWNLOADING in reasons and blob not in keep:
                     self.store.unpin(blob, _DOWNLOADING)
@@ -358,20 +365,20 @@ class Library:
             rebuild: first enter blob files that the index has lost.
             progress: called with the bytes read so far, and those to read in all; may raise to stop.
         """
-        before, size = 0, self._bytes_of(blob)
+        before, rebuilt, size = 0, 0, self._bytes_of(blob)
         restored = self.sweep(lambda _: progress(0, size))
         if rebuild:
             before = self.store.unindexed_bytes()
             # What is entered is read once more, as everything else.
             size = before + before + self._bytes_of(blob)
-            self.store.rebuild(lambda done: progress(done, size))
+            rebuilt = self.store.rebuild(lambda done: progress(done, size))
         whole = before + self._bytes_of(blob)
         try:
             report = self.store.verify(blob, lambda done: progress(before + done, whole))
         finally:
             restored += self.sweep()
         self._put_names_back()
-        return replace(report, restored=restored)
+        return replace(report, restored=restored, rebuilt=rebuilt)
 
     def sweep(self, progress: Callable[[int], None] | None = None) -> list[Hash]:
         """Take away the names of blobs that are gone; returns those that could be put back from their names.
@@ -476,6 +483,12 @@ def open_library(config: Config) -> Iterator[Library]:
                 quota=config.quota_bytes,
                 free_floor=config.free_floor_bytes,
             )
+            if not store.blobs() and (lost := store.unindexed()):
+                log.warning(
+                    "the database knows none of the blobs here: what was trusted, pinned, published and in service is not "
+                    "known any more; `peatnet verify --rebuild` enters and pins the blobs, the rest is to be done again",
+                    blobs=len(lost),
+                )
             trusted = config.parsed("trusted_publishers", parse_peer_id)
             ledger = Ledger(database, identity.keys, trusted)
             yield Library(config, identity, database, store, ledger)

@@ -389,7 +389,9 @@ async def _verify(node: Node, params: VerifyParams, emit: Emit) -> Any:
         ],
         "missing": [blob.hex() for blob in report.missing],
         "foreign": [str(path) for path in report.foreign],
+        "unindexed": [str(path) for path in report.unindexed],
         "restored": [blob.hex() for blob in report.restored],
+        "rebuilt": report.rebuilt,
         "bytes_read": report.bytes_read,
     }
 

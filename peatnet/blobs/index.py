@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from peatnet.blobs.hashes import HASH_BYTES, Hash, is_sha256
 from peatnet.blobs.table import is_chunk_size
+from peatnet.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,6 +39,14 @@ _PUT: Final = (
 
 DOWNLOAD = "download"
 """The reason that a blob is pinned for while it is being fetched."""
+
+USER = "user"
+"""The reason for which somebody asked to keep a blob."""
+REBUILT = "rebuilt"
+"""The reason that a blob is pinned for which was found on disk by an index that knew nothing of it, nor why it was kept."""
+
+MAX_REASON: Final = 64
+"""The most characters that the reason of a pin may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,17 @@ class Index:
             if len(name) == HASH_BYTES:
                 found.setdefault(Hash(name), set()).add(reason)
         return found
+
+
+def check_reason(text: str) -> str:
+    """A reason for a pin as it was given.
+
+    Raises:
+        UsageError: it is empty or too long.
+    """
+    if not text or len(text) > MAX_REASON:
+        raise UsageError(f"not a reason for a pin: {text[:MAX_REASON]!r}")
+    return text
 
 
 def _values(row: Row) -> tuple[Hash, int, int, Hash, str]:

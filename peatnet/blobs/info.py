@@ -74,10 +74,14 @@ class VerifyReport:
     missing: list[Hash] = field(default_factory=list)
     """In the index, but the file is gone; forgotten now."""
     foreign: list[Path] = field(default_factory=list)
-    """Files in ``blobs/`` that are not ours or not in the index; left alone."""
+    """Files in ``blobs/`` that are not ours; left alone."""
+    unindexed: list[Path] = field(default_factory=list)
+    """Files that are named as blobs are, and not in the index; left alone, until `Store.rebuild`."""
     bytes_read: int = 0
     restored: list[Hash] = field(default_factory=list)
     """Whose file was gone, put back from another name of it."""
+    rebuilt: int = 0
+    """How many blobs were entered in the index before."""
 
     @property
     def ok(self) -> bool:

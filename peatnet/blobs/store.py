@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from peatnet.blobs import adding, batch, filling, giving, removing, restoring, upkeep
 from peatnet.blobs.hashes import Hash, check_prefix
-from peatnet.blobs.index import Index
+from peatnet.blobs.index import REBUILT, USER, Index, check_reason
 from peatnet.blobs.info import AddMode, PartialInfo
 from peatnet.blobs.layout import Layout
 from peatnet.blobs.loading import load, scan_partials
 from peatnet.blobs.shelf import Shelf, read_table
 from peatnet.blobs.space import Space
-from peatnet.errors import Ambiguous, NotFound, UsageError
+from peatnet.errors import Ambiguous, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from peatnet.blobs.table import ChunkTable
 
     Progress = Callable[[int], None]
-
-MAX_REASON = 64
-"""The most characters that the reason of a pin may have."""
 
 
 class Store:
@@ -213,7 +210,7 @@ class Store:
             mode=mode,
             chunk_size=chunk_size,
             progress=progress,
-            pin=None if pin is None else _reason(pin),
+            pin=None if pin is None else check_reason(pin),
         )
 
     def start_partial(
@@ -266,7 +263,7 @@ class Store:
             LocalProtocolError: a chunk is missing, or it is not open.
             StorageError: the disk failed; it stays a partial then.
         """
-        reason = None if pin is None else _reason(pin)
+        reason = None if pin is None else check_reason(pin)
         return filling.commit(self._shelf, partial, sha256=sha256, pin=reason)
 
     def add_small(self, blobs: Sequence[SmallBlob]) -> dict[Hash, BlobInfo]:
@@ -330,23 +327,25 @@ class Store:
             loose,
             expect_sha256=expect_sha256,
             expect_blob_hash=expect_blob_hash,
-            pin=None if pin is None else _reason(pin),
+            pin=None if pin is None else check_reason(pin),
             progress=progress,
         )
 
     # Keeping and removing
 
-    def pin(self, blob: Hash, reason: str = "user") -> None:
+    def pin(self, blob: Hash, reason: str = USER) -> None:
         """Keep a blob from being collected, for a reason; it need not be here yet."""
-        self._shelf.index.pin(blob, _reason(reason))
+        self._shelf.index.pin(blob, check_reason(reason))
 
-    def unpin(self, blob: Hash, reason: str = "user") -> None:
-        """Take back a reason; fine when it was not there."""
-        self._shelf.index.unpin(blob, _reason(reason))
+    def unpin(self, blob: Hash, reason: str = USER) -> None:
+        """Take back a reason; fine when it was not there. The user's takes that of `rebuild` along."""
+        self._shelf.index.unpin(blob, check_reason(reason))
+        if reason == USER:
+            self._shelf.index.unpin(blob, REBUILT)
 
     def held(self, blobs: Iterable[Hash], reason: str) -> AbstractContextManager[None]:
         """Keep blobs as pins do until the context ends, or the process: costs no disk. They need not be here yet."""
-        return self._shelf.index.held(blobs, _reason(reason))
+        return self._shelf.index.held(blobs, check_reason(reason))
 
     def pins(self) -> dict[Hash, set[str]]:
         """The reasons for which blobs are pinned, or held."""
@@ -404,7 +403,7 @@ class Store:
         return upkeep.unindexed_bytes(self._shelf)
 
     def rebuild(self, progress: Progress | None = None) -> int:
-        """Enter the blob files that are not in the index, each hashed first.
+        """Enter the blob files that are not in the index, each hashed first, and pin them as ``rebuilt``.
 
         Args:
             progress: called with the bytes read so far.
@@ -456,6 +455,10 @@ class Store:
             StorageError: the operating system refused something else.
         """
         return restoring.restore(self._shelf, spare)
+
+    def unindexed(self) -> list[Path]:
+        """The files in ``blobs/`` that are named as blobs are, and not in the index."""
+        return list(upkeep.unindexed(self._shelf))
 
     # Giving blobs out
 
@@ -509,9 +512,3 @@ class Store:
             As `link_model`; some of the links may be there then.
         """
         return batch.link_models(self._shelf, links)
-
-
-def _reason(text: str) -> str:
-    if not text or len(text) > MAX_REASON:
-        raise UsageError(f"not a reason for a pin: {text[:MAX_REASON]!r}")
-    return text

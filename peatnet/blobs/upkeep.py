@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from peatnet.blobs.durable import is_orphan_temp, is_temp
 from peatnet.blobs.hashing import ChunkHasher, hash_file, pump
-from peatnet.blobs.index import Row
+from peatnet.blobs.index import REBUILT, Row
 from peatnet.blobs.info import BlobInfo, Damage, VerifyReport
 from peatnet.blobs.layout import named_hash
 from peatnet.blobs.loading import size_of
@@ -48,10 +49,9 @@ def verify(shelf: Shelf, only: Hash | None, progress: Progress | None) -> Verify
         total += info.size
     if only is None:
         report.missing.extend(_forget_missing(shelf))
+        report.unindexed.extend(unindexed(shelf))
         report.foreign.extend(_foreign(shelf))
-    return VerifyReport(
-        report.good, report.damaged, report.missing, report.foreign, bytes_read=total
-    )
+    return replace(report, bytes_read=total)
 
 
 def _verify_one(shelf: Shelf, info: BlobInfo, progress: Progress, report: VerifyReport) -> None:
@@ -113,6 +113,24 @@ def _forget_missing(shelf: Shelf) -> Iterator[Hash]:
                 yield row.hash
 
 
+def unindexed(shelf: Shelf) -> Iterator[Path]:
+    """See `Store.unindexed`."""
+    known = {row.hash for row in shelf.index.rows()}
+    for path in shelf.layout.scan_blobs():
+        if _is_unindexed(shelf, path) and named_hash(path, "blob") not in known:
+            yield path
+
+
+def _is_unindexed(shelf: Shelf, path: Path) -> bool:
+    blob = named_hash(path, "blob")
+    return (
+        blob is not None
+        and blob not in shelf.blobs
+        and path == shelf.layout.blob(blob)
+        and path.is_file()
+    )
+
+
 def _foreign(shelf: Shelf) -> Iterator[Path]:
     for path in shelf.layout.scan_blobs():
         if is_temp(path.name) and not is_orphan_temp(path.name):
@@ -120,6 +138,8 @@ def _foreign(shelf: Shelf) -> Iterator[Path]:
             continue
         blob = named_hash(path, "blob")
         if blob is not None and blob in shelf.blobs and path == shelf.layout.blob(blob):
+            continue
+        if _is_unindexed(shelf, path):
             continue
         # Where its blob is gone, gc takes it.
         table = named_hash(path, "table")
@@ -193,7 +213,9 @@ def _index_again(shelf: Shelf, blob: Hash, path: Path, progress: Progress) -> bo
     if table != found:
         shelf.keep_table(blob, found)
     make_read_only(path)
-    shelf.index.put(Row(blob, found.size, found.chunk_size, found.table_hash, hashes.sha256))
+    row = Row(blob, found.size, found.chunk_size, found.table_hash, hashes.sha256)
+    # Who lost the index has lost the pins and the catalogue as well: nobody else would say that it is wanted.
+    shelf.index.put(row, REBUILT)
     shelf.space.hold(blob_key(blob), found.size)
     with shelf.lock:
         shelf.blobs[blob] = BlobInfo(blob, found.size, hashes.sha256, found, path)

@@ -50,6 +50,13 @@ def verify(
         note(
             f"put back: {blob_hash}: its file was gone, and its name under models/ still led to it"
         )
+    if report["rebuilt"]:
+        note(
+            f"entered in the index: {report['rebuilt']} blobs; gc keeps each until `peatnet unpin HASH`, or until a trusted "
+            "publisher's manifest names it"
+        )
+    for path in report["unindexed"]:
+        note(f"not in the index, `peatnet verify --rebuild` enters it: {path}")
     for path in report["foreign"]:
         note(f"not peatnet's, left alone: {path}")
     for damage in report["damaged"]:

@@ -65,7 +65,7 @@ def test_there_is_no_table_file_and_none_is_needed(
         buffer = memoryview(bytearray(len(DATA)))
         assert reader.read_into(0, buffer) == len(DATA)
         assert buffer == DATA
-    store.remove(BLOB)
+    store.remove(BLOB, force=True)
     assert names_in(info.path.parent) == []
 
 
@@ -85,7 +85,7 @@ def test_a_store_of_before_has_the_file_and_keeps_it_until_the_blob_goes(
     assert store.rebuild() == 1
     assert [each.table for each in store.blobs()] == [info.table]
     assert files_of(info) == ["blob", "table"]
-    store.remove(BLOB)
+    store.remove(BLOB, force=True)
     assert names_in(info.path.parent) == []
 
 

@@ -492,8 +492,7 @@ def test_a_chunk_that_is_not_what_it_was_is_not_read(bench: Bench, *, restarted:
         assert buffer == data[K64 : 2 * K64]
         with pytest.raises(NotFound, match="damaged"):
             reader.read_into(2, buffer)
-        # It is not served any more, though the rest is right.
-        assert not reader.has(1)
+        assert not reader.has(1)  # nor is the rest served any more, though it is right
     assert store.info(blob) is None
     assert told == ["damage"]
     assert names_in(bench.root / "damaged") == [f"{blob}.blob"]
@@ -509,8 +508,7 @@ def test_a_chunk_is_hashed_once_for_all_readers(
 
     def matches(self: ChunkTable, index: int, data: memoryview) -> bool:
         looked_at.append(index)
-        right: bool = real(self, index, data)
-        return right
+        return bool(real(self, index, data))
 
     monkeypatch.setattr(ChunkTable, "matches", matches)
     buffer = memoryview(bytearray(K64))

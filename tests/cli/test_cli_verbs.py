@@ -113,6 +113,20 @@ def test_a_models_life_on_one_machine(peatnet: Command, data: Path, model: Path)
     assert peatnet(data, "gc").out == "nothing to remove\n"
 
 
+def test_blobs_outlive_a_lost_database(peatnet: Command, data: Path, model: Path) -> None:
+    blob_hash = peatnet(data, "publish", model, "--id", "tiny", "--json").json()["blob_hash"]
+    for path in data.glob("peatnet.db*"):
+        path.unlink()
+    told = peatnet(data, "verify").err
+    assert f"not in the index, `peatnet verify --rebuild` enters it: {data}" in told
+    assert "entered in the index: 1 blobs" in peatnet(data, "verify", "--rebuild").err
+    assert peatnet(data, "gc").out == "nothing to remove\n"
+    peatnet(data, "unpin", blob_hash)
+    assert peatnet(data, "gc", "--json").json()["removed"] == [
+        {"blob_hash": blob_hash, "size_bytes": 1_500_000}
+    ]
+
+
 def test_damage_is_found_and_told(peatnet: Command, data: Path, model: Path) -> None:
     blob_hash = peatnet(data, "publish", model, "--id", "tiny", "--json").json()["blob_hash"]
     blob = data / "blobs" / blob_hash[:2] / f"{blob_hash}.blob"

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from node.node_kit import SIZE, THEM, config_of, hash_of, signed, withdrawal_of
+from node.node_kit import OTHERS, SIZE, THEM, config_of, hash_of, signed, withdrawal_of
 from peatnet.blobs import hash_file, restoring
 from peatnet.library import Library, open_library
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from peatnet.targets import Model
@@ -34,7 +35,7 @@ def library(root: Path) -> Iterator[Library]:
         yield library
 
 
-def opened(root: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201  # a context of a Library
+def opened(root: Path) -> AbstractContextManager[Library]:
     return open_library(config_of(root, trusted_publishers=[str(THEM.peer_id)]))
 
 
@@ -68,7 +69,7 @@ def tidy(library: Library, way: str, file: Path) -> list[str]:
         assert (report.removed, report.files) == ([], [])
         return [blob.hex() for blob in report.restored]
     checked = library.verify(
-        hash_of(file) if way == "verify one" else None, rebuild=False, progress=lambda _: None
+        hash_of(file) if way == "verify one" else None, rebuild=False, progress=lambda *_: None
     )
     assert checked.ok
     assert checked.good == [hash_of(file)]
@@ -87,7 +88,7 @@ def is_whole(library: Library, file: Path, name: Path) -> bool:
 async def test_a_lost_blob_is_put_back_from_its_name(root: Path, one: Path, way: str) -> None:
     with opened(root) as library:
         name = await put(library, one)
-        table = library.store.info(hash_of(one)).table  # type: ignore[union-attr]  # it is here
+        before = library.store.info(hash_of(one))
         running = "running" in way
         if running:
             lose(root)
@@ -99,7 +100,7 @@ async def test_a_lost_blob_is_put_back_from_its_name(root: Path, one: Path, way:
         assert running or library.store.blobs() == []
         assert tidy(library, way, one) == ([] if running else [hash_of(one).hex()])
         assert is_whole(library, one, name)
-        assert library.store.info(hash_of(one)).table == table  # type: ignore[union-attr]  # it is here
+        assert library.store.info(hash_of(one)) == before
     with opened(root) as library:
         assert library.store.used_bytes == SIZE
         assert is_whole(library, one, name)
@@ -242,3 +243,74 @@ async def test_a_damaged_blob_is_put_back_from_a_copy_that_is_not(
     report = library.verify(None, rebuild=False, progress=lambda *_: None)
     assert [damage.hash for damage in report.damaged] == report.restored == [hash_of(one)]
     assert is_whole(library, one, name)
+
+
+# The database is lost
+
+
+def lose_database(root: Path) -> None:
+    for path in root.glob("peatnet.db*"):
+        path.unlink()
+
+
+async def test_what_a_new_database_does_not_know_is_kept(
+    root: Path, one: Path, two: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(root) as library:
+        name = await put(library, one)
+        library.store.add_file(two)
+    assert caplog.messages == []
+    lose_database(root)
+    with opened(root) as library:
+        assert len([text for text in caplog.messages if "verify --rebuild" in text]) == 1
+        assert library.collect(set(), dry_run=False).removed == []
+        told = library.verify(None, rebuild=False, progress=lambda *_: None)
+        assert ({path.stem for path in told.unindexed}, told.foreign) == (
+            {hash_of(one).hex(), hash_of(two).hex()},
+            [],
+        )
+        caplog.clear()
+        report = library.verify(None, rebuild=True, progress=lambda _: None)
+        assert (report.rebuilt, report.ok, report.unindexed) == (2, True, [])
+    with opened(root) as library:
+        assert not any("verify --rebuild" in text for text in caplog.messages)
+        assert library.collect(set(), dry_run=False).removed == []
+        assert library.verify(None, rebuild=True, progress=lambda _: None).rebuilt == 0
+        assert {info.hash for info in library.store.blobs()} == {hash_of(one), hash_of(two)}
+        # One is named by a manifest again, the other one nobody wants.
+        assert await put(library, one) == name
+        library.collect(set(), dry_run=True)
+        assert library.store.pins() == {hash_of(one): {"rebuilt"}, hash_of(two): {"rebuilt"}}
+        library.collect(set(), dry_run=False)
+        assert library.store.pins() == {hash_of(two): {"rebuilt"}}
+        library.store.unpin(hash_of(two))
+        assert library.collect(set(), dry_run=False).removed == [(hash_of(two), SIZE)]
+        await library.ledger.take([withdrawal_of(THEM, "m@1.0.0", 2)])
+        assert library.collect(set(), dry_run=False).removed == [(hash_of(one), SIZE)]
+
+
+async def test_a_stranger_who_names_a_rebuilt_blob_does_not_unpin_it(root: Path, one: Path) -> None:
+    with opened(root) as library:
+        library.store.add_file(one)
+    lose_database(root)
+    with opened(root) as library:
+        library.store.rebuild()
+        await library.ledger.take([signed(one, "m", keys=OTHERS)])
+        library.collect(set(), dry_run=False)
+        assert library.store.pins() == {hash_of(one): {"rebuilt"}}
+
+
+async def test_an_older_database_keeps_what_came_after_it(
+    root: Path, one: Path, two: Path, tmp_path: Path
+) -> None:
+    with opened(root) as library:
+        await put(library, one)
+    shutil.copytree(root, tmp_path / "before")
+    with opened(root) as library:
+        library.store.add_file(two, pin="user")
+    lose_database(root)
+    shutil.copy(tmp_path / "before" / "peatnet.db", root)
+    with opened(root) as library:
+        assert library.verify(None, rebuild=True, progress=lambda _: None).rebuilt == 1
+        assert library.collect(set(), dry_run=False).removed == []
+        assert library.store.pins() == {hash_of(two): {"rebuilt"}}
