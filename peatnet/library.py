@@ -17,7 +17,7 @@ from peatnet.blobs import Database, Hash, Store
 from peatnet.blobs.index import REBUILT
 from peatnet.datadir import keep_reserve, locked_data_dir
 from peatnet.deploy.activator import Activator
-from peatnet.errors import Ambiguous, IntegrityError, InUse, NotFound
+from peatnet.errors import Ambiguous, DiskFull, IntegrityError, InUse, NotFound, StorageError
 from peatnet.identity import load_or_create
 from peatnet.ledger import Ledger, parse_peer_id
 from peatnet.log import get_logger
@@ -393,7 +393,10 @@ class Library:
             placed, info = self.state(model).path, self.ready_info(model)
             if placed is None or info is None or (self.config.data_dir / placed).is_file():
                 continue
-            self.set_ready(model, info)
+            try:
+                self.set_ready(model, info)
+            except (StorageError, DiskFull) as exc:
+                log.error("name not put back", model=str(model), error=exc.message)  # noqa: TRY400  # no bug
 
     def _bytes_of(self, blob: Hash | None) -> int:
         infos = self.store.blobs() if blob is None else [self.store.info(blob)]

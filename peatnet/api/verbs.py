@@ -388,6 +388,9 @@ async def _verify(node: Node, params: VerifyParams, emit: Emit) -> Any:
             for damage in report.damaged
         ],
         "missing": [blob.hex() for blob in report.missing],
+        "unchecked": [
+            {"blob_hash": each.hash.hex(), "reason": each.reason} for each in report.unchecked
+        ],
         "foreign": [str(path) for path in report.foreign],
         "unindexed": [str(path) for path in report.unindexed],
         "restored": [blob.hex() for blob in report.restored],

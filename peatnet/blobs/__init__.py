@@ -9,7 +9,15 @@ from peatnet.blobs.database import Database
 from peatnet.blobs.durable import fsync_dir, make_dir, rename_durable, write_atomic
 from peatnet.blobs.hashes import HASH_BYTES, MIN_PREFIX, Hash
 from peatnet.blobs.hashing import FileHashes, hash_file
-from peatnet.blobs.info import AddMode, BlobInfo, Damage, GcReport, PartialInfo, VerifyReport
+from peatnet.blobs.info import (
+    AddMode,
+    BlobInfo,
+    Damage,
+    GcReport,
+    PartialInfo,
+    Unchecked,
+    VerifyReport,
+)
 from peatnet.blobs.loose import MAX_NOTE, LoosePartial
 from peatnet.blobs.partial import PartialBlob
 from peatnet.blobs.reader import Reader
@@ -48,6 +56,7 @@ __all__ = [
     "Reader",
     "SmallBlob",
     "Store",
+    "Unchecked",
     "VerifyReport",
     "WholeHasher",
     "fsync_dir",

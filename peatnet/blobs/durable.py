@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from peatnet.blobs.oserrors import os_errors, translated
@@ -86,6 +86,27 @@ def fsync_dir(path: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+@contextmanager
+def synced_dirs(*paths: Path) -> Iterator[None]:
+    """Change the entries of directories; they are synced at the end.
+
+    They are opened before the block is entered, so that nothing has changed when that is refused.
+
+    Raises:
+        StorageError: one cannot be opened or synced.
+    """
+    with ExitStack() as opened:
+        fds = {}
+        for path in dict.fromkeys(paths):
+            with os_errors("syncing", path):
+                fds[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, fds[path])
+        yield
+        for path, fd in fds.items():
+            with os_errors("syncing", path):
+                os.fsync(fd)
 
 
 def make_dir(path: Path) -> None:

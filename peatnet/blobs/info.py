@@ -66,6 +66,14 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
+class Unchecked:
+    """A blob of which nobody knows whether it is good: the operating system would not let us read it."""
+
+    hash: Hash
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyReport:
     """What `Store.verify` found."""
 
@@ -73,6 +81,8 @@ class VerifyReport:
     damaged: list[Damage] = field(default_factory=list)
     missing: list[Hash] = field(default_factory=list)
     """In the index, but the file is gone; forgotten now."""
+    unchecked: list[Unchecked] = field(default_factory=list)
+    """Nothing is changed about these."""
     foreign: list[Path] = field(default_factory=list)
     """Files in ``blobs/`` that are not ours; left alone."""
     unindexed: list[Path] = field(default_factory=list)
@@ -85,8 +95,8 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged and nothing is missing."""
-        return not self.damaged and not self.missing
+        """Whether nothing is damaged, nothing is missing, and all could be checked."""
+        return not self.damaged and not self.missing and not self.unchecked
 
 
 @dataclass(frozen=True, slots=True)

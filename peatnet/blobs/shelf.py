@@ -16,6 +16,7 @@ from peatnet.blobs.durable import (
     make_dir,
     read_bounded,
     rename_durable,
+    synced_dirs,
     unlink_durable,
     write_atomic,
 )
@@ -223,14 +224,20 @@ class Shelf:
         self.space.release(blob_key(info.hash))
 
     def set_aside(self, blob: Hash, reason: str) -> Path:
-        """Move a damaged blob out of the way; it is served no longer. In `exclusive` only."""
-        with self.lock:
-            self.blobs.pop(blob, None)
-            self._seen.pop(blob, None)
-        self.end_leases(blob)
-        target = self.layout.damaged_blob(blob)
+        """Move a damaged blob out of the way; it is served no longer. In `exclusive` only.
+
+        Raises:
+            StorageError: it could not be moved, and all is as it was; or it was, and the rest failed: then it counts for nothing,
+                as any row without a file does.
+        """
+        path, target = self.layout.blob(blob), self.layout.damaged_blob(blob)
         make_dir(target.parent)
-        rename_durable(self.layout.blob(blob), target)
+        with synced_dirs(target.parent, path.parent):
+            with self.lock, os_errors("renaming to", target):
+                path.replace(target)
+                self.blobs.pop(blob, None)
+                self._seen.pop(blob, None)
+            self.end_leases(blob)
         unlink_durable(self.layout.table(blob))
         self.index.drop(blob)
         self.space.release(blob_key(blob))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,9 +12,10 @@ from blake3 import blake3
 from peatnet.blobs.durable import is_orphan_temp, is_temp
 from peatnet.blobs.hashing import ChunkHasher, hash_file, pump
 from peatnet.blobs.index import REBUILT, Row
-from peatnet.blobs.info import BlobInfo, Damage, VerifyReport
+from peatnet.blobs.info import BlobInfo, Damage, Unchecked, VerifyReport
 from peatnet.blobs.layout import named_hash
 from peatnet.blobs.loading import size_of
+from peatnet.blobs.restoring import has_file
 from peatnet.blobs.shelf import blob_key, make_read_only, read_table
 from peatnet.errors import IntegrityError, StorageError, UsageError
 from peatnet.log import get_logger
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
 
 _log = get_logger(__name__)
+
+# What the disk says of bytes that it has lost, and the ways in which something that is no file answers. Anything else, such as
+# too many open files or a permission, tells nothing of the bytes.
+_DAMAGE = frozenset(
+    {errno.EIO, errno.EBADMSG, errno.EUCLEAN}
+    | {errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.ENOENT}
+)
 
 
 def verify(shelf: Shelf, only: Hash | None, progress: Progress | None) -> VerifyReport:
@@ -49,6 +58,7 @@ def verify(shelf: Shelf, only: Hash | None, progress: Progress | None) -> Verify
         total += info.size
     if only is None:
         report.missing.extend(_forget_missing(shelf))
+        report.unchecked.extend(_not_opened(shelf))
         report.unindexed.extend(unindexed(shelf))
         report.foreign.extend(_foreign(shelf))
     return replace(report, bytes_read=total)
@@ -64,6 +74,9 @@ def _verify_one(shelf: Shelf, info: BlobInfo, progress: Progress, report: Verify
             bad, whole = _compare(info, progress)
         except OSError as exc:
             reason = f"cannot be read: {exc.strerror}"
+            if exc.errno not in _DAMAGE:
+                report.unchecked.append(Unchecked(blob, reason))
+                return
         else:
             if not bad and whole == blob:
                 if shelf.table_of(blob, info.size, info.table.chunk_size) != info.table:
@@ -71,7 +84,7 @@ def _verify_one(shelf: Shelf, info: BlobInfo, progress: Progress, report: Verify
                 report.good.append(blob)
                 return
             reason = f"{len(bad)} of {info.table.n_chunks} chunks are wrong"
-        if not os.path.lexists(info.path):
+        if not has_file(shelf, blob):
             _forget(shelf, blob)
             report.missing.append(blob)
             return
@@ -106,11 +119,19 @@ def _forget(shelf: Shelf, blob: Hash) -> None:
 def _forget_missing(shelf: Shelf) -> Iterator[Hash]:
     for row in shelf.index.rows():
         with shelf.exclusive(row.hash):
-            if row.hash in shelf.blobs or os.path.lexists(shelf.layout.blob(row.hash)):
+            if row.hash in shelf.blobs or has_file(shelf, row.hash):
                 continue
             # Whoever removes a blob at this moment forgets it as well: then it is not missing.
             if shelf.index.drop(row.hash):
                 yield row.hash
+
+
+def _not_opened(shelf: Shelf) -> Iterator[Unchecked]:
+    """What is in the index and could not be made use of when the store was opened, for the reason that was logged then."""
+    for row in shelf.index.rows():
+        with shelf.exclusive(row.hash):
+            if row.hash not in shelf.blobs and has_file(shelf, row.hash):
+                yield Unchecked(row.hash, "could not be read when the node started")
 
 
 def unindexed(shelf: Shelf) -> Iterator[Path]:

@@ -1,13 +1,13 @@
 """``peatnet verify``: hash what the store holds and compare."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from peatnet.cli.options import DataDir, Json, Verbose
 from peatnet.cli.output import human_size, note, print_json, print_line
 from peatnet.cli.session import Session
-from peatnet.errors import IntegrityError
+from peatnet.errors import IntegrityError, StorageError
 
 
 def verify(
@@ -31,7 +31,7 @@ def verify(
     """Hash the stored bytes again and compare.
 
     What is damaged is moved aside, never deleted, and no longer served; the command then ends with the
-    exit code for damage (15).
+    exit code for damage (15). What cannot be read for another reason, such as its mode, is told and left as it is (22).
     """
     # Late: --help must answer at once.
     from peatnet.cli.progress import hash_bar  # noqa: PLC0415  # see the line above
@@ -46,6 +46,21 @@ def verify(
         print_line(
             f"verified: {report['checked']} blobs, {human_size(report['bytes_read'])}, none damaged"
         )
+    _tell(report)
+    if report["damaged"] or report["missing"]:
+        raise IntegrityError(
+            f"{len(report['damaged'])} blobs are damaged, {len(report['missing'])} are missing",
+            hint="`peatnet get` fetches a model again",
+        )
+    if not report["ok"]:
+        raise StorageError(
+            f"{len(report['unchecked'])} blobs could not be checked, and are as they were",
+            hint="see to the reason (who owns the files, their modes, ulimit -n), then run it again",
+        )
+
+
+def _tell(report: dict[str, Any]) -> None:
+    """What there is to say beside how many are good."""
     for blob_hash in report["restored"]:
         note(
             f"put back: {blob_hash}: its file was gone, and its name under models/ still led to it"
@@ -63,8 +78,5 @@ def verify(
         note(f"damaged: {damage['blob_hash']}: {damage['reason']}; moved to {damage['moved_to']}")
     for blob_hash in report["missing"]:
         note(f"missing: {blob_hash}: its file is gone")
-    if not report["ok"]:
-        raise IntegrityError(
-            f"{len(report['damaged'])} blobs are damaged, {len(report['missing'])} are missing",
-            hint="`peatnet get` fetches a model again",
-        )
+    for unchecked in report["unchecked"]:
+        note(f"not checked: {unchecked['blob_hash']}: {unchecked['reason']}")

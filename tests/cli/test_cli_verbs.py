@@ -141,6 +141,17 @@ def test_damage_is_found_and_told(peatnet: Command, data: Path, model: Path) -> 
     assert clean["ok"]
 
 
+def test_what_cannot_be_checked_is_told(peatnet: Command, data: Path, model: Path) -> None:
+    blob_hash = peatnet(data, "publish", model, "--id", "tiny", "--json").json()["blob_hash"]
+    blob = data / "blobs" / blob_hash[:2] / f"{blob_hash}.blob"
+    blob.rename(data / "aside")
+    blob.symlink_to(data / "aside")
+    told = peatnet(data, "verify").failed(StorageError)
+    assert f"not checked: {blob_hash}: " in told.err
+    assert "1 blobs could not be checked" in told.err
+    assert blob.is_symlink()
+
+
 def test_trust(peatnet: Command, data: Path) -> None:
     ours = peatnet(data, "id", "--json").json()["peer_id"]
     other = "12D3KooWGC6TvWhfajpgX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5"

@@ -270,12 +270,12 @@ async def test_what_a_new_database_does_not_know_is_kept(
             [],
         )
         caplog.clear()
-        report = library.verify(None, rebuild=True, progress=lambda _: None)
+        report = library.verify(None, rebuild=True, progress=lambda *_: None)
         assert (report.rebuilt, report.ok, report.unindexed) == (2, True, [])
     with opened(root) as library:
         assert not any("verify --rebuild" in text for text in caplog.messages)
         assert library.collect(set(), dry_run=False).removed == []
-        assert library.verify(None, rebuild=True, progress=lambda _: None).rebuilt == 0
+        assert library.verify(None, rebuild=True, progress=lambda *_: None).rebuilt == 0
         assert {info.hash for info in library.store.blobs()} == {hash_of(one), hash_of(two)}
         # One is named by a manifest again, the other one nobody wants.
         assert await put(library, one) == name
@@ -311,6 +311,6 @@ async def test_an_older_database_keeps_what_came_after_it(
     lose_database(root)
     shutil.copy(tmp_path / "before" / "peatnet.db", root)
     with opened(root) as library:
-        assert library.verify(None, rebuild=True, progress=lambda _: None).rebuilt == 1
+        assert library.verify(None, rebuild=True, progress=lambda *_: None).rebuilt == 1
         assert library.collect(set(), dry_run=False).removed == []
         assert library.store.pins() == {hash_of(two): {"rebuilt"}}
