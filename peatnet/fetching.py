@@ -59,7 +59,10 @@ class _OriginDisagrees(IntegrityError):
 
 
 def no_url(target: Target) -> NoSource:
-    """The error where only HTTP is wanted, and there is no URL. The target's name stands beside it wherever it is shown."""
+    """The error where only HTTP is wanted, and there is no URL. The target's name stands beside it wherever it is shown.
+
+    Whoever can tell beforehand begins no fetch: it would end one that runs, and be told of as the model's failure.
+    """
     what = "its manifest has no download_url"
     if target.model is None:
         what = "no manifest is known here that says at which download_url it is"

@@ -316,7 +316,6 @@ class Node:
         if info is not None:
             return info, {}
         if choice is SourceChoice.HTTP and target.blob is not None and target.url is None:
-            # No fetch is begun that can only fail: it would end another one, and be told of as the model's failure.
             raise no_url(target)
         return await self._keeper.get(target, choice, report, priority=priority)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from peatnet.cli.options import DataDir, Json, Verbose
-from peatnet.cli.output import note, print_json, print_line
+from peatnet.cli.output import counted, note, print_json, print_line
 from peatnet.cli.session import Session
 from peatnet.errors import UsageError
 
@@ -143,9 +143,7 @@ def cancel(
             "`peatnet cancel` takes that back as well"
         )
     if done := len(answer.get("done_on", ())):
-        note(
-            f"{done} node{' has' if done == 1 else 's have'} done it already: nothing changes there"
-        )
+        note(f"{counted(done, 'node has', 'nodes have')} done it already: nothing changes there")
 
 
 def _order(

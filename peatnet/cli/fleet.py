@@ -5,7 +5,16 @@ from typing import Annotated, Any
 import typer
 
 from peatnet.cli.options import DataDir, Json, Verbose
-from peatnet.cli.output import human_time, note, plain, print_json, print_table, short_peer
+from peatnet.cli.output import (
+    human_time,
+    note,
+    plain,
+    print_json,
+    print_line,
+    print_table,
+    safe,
+    short_peer,
+)
 from peatnet.cli.session import Session
 
 # Of a node's models, these many are named.
@@ -40,7 +49,7 @@ def fleet(
         if session.json:
             print_json(forgotten)
         else:
-            note(f"forgotten: {forgotten['forgotten']}")
+            print_line(f"forgotten: {safe(forgotten['forgotten'])}")
         return
     rows = session.call("fleet")
     if session.json:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from peatnet.cli.options import DataDir, Json, Verbose
-from peatnet.cli.output import human_size, note, print_json, print_line
+from peatnet.cli.output import counted, human_size, note, print_json, print_line
 from peatnet.cli.session import Session
 
 
@@ -36,4 +36,4 @@ def gc(
     count = len(report["removed"]) + len(report["files"])
     verb = "would be removed" if dry_run else "removed"
     freed = human_size(report["freed_bytes"])
-    print_line(f"{count} files {verb}, {freed}" if count else "nothing to remove")
+    print_line(f"{counted(count, 'file')} {verb}, {freed}" if count else "nothing to remove")

@@ -140,6 +140,11 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def counted(number: int, thing: str, several: str | None = None) -> str:
+    """A number of things: ``1 file``, ``2 files``."""
+    return f"{number} {thing if number == 1 else several or thing + 's'}"
+
+
 def human_size(size: float) -> str:
     """Bytes in the largest binary unit that leaves a number of at least 1: ``86.7 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):

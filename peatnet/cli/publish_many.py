@@ -12,7 +12,7 @@ from peatnet.api.calls import MAX_FILES
 from peatnet.api.client import rebuild_error
 from peatnet.cli.draft import draft_manifest, look_at
 from peatnet.cli.options import is_folder, mode_of
-from peatnet.cli.output import is_unicode, note, print_json, print_line, safe
+from peatnet.cli.output import counted, is_unicode, note, print_json, print_line, safe
 from peatnet.cli.progress import files_bar
 from peatnet.errors import PeatnetError, StorageError, UsageError
 from peatnet.models import guess_from_filename
@@ -66,7 +66,10 @@ def expand(paths: Sequence[Path]) -> list[Path]:
                 hint="files that end in .gguf, .safetensors, .onnx and so on are taken; name others one by one",
             )
         if len(models) < len(files):
-            note(f"{path}: {len(models)} model files; {len(files) - len(models)} others left out")
+            note(
+                f"{path}: {counted(len(models), 'model file')}; "
+                f"{counted(len(files) - len(models), 'other', 'others')} left out"
+            )
         found += models
     return found
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from peatnet.cli.options import DataDir, Json, Verbose
-from peatnet.cli.output import human_size, note, print_json, print_line
+from peatnet.cli.output import counted, human_size, note, print_json, print_line
 from peatnet.cli.session import Session
 from peatnet.errors import IntegrityError, StorageError
 
@@ -44,17 +44,18 @@ def verify(
         print_json(report)
     elif report["ok"]:
         print_line(
-            f"verified: {report['checked']} blobs, {human_size(report['bytes_read'])}, none damaged"
+            f"verified: {counted(report['checked'], 'blob')}, {human_size(report['bytes_read'])}, none damaged"
         )
     _tell(report)
     if report["damaged"] or report["missing"]:
         raise IntegrityError(
-            f"{len(report['damaged'])} blobs are damaged, {len(report['missing'])} are missing",
+            f"{counted(len(report['damaged']), 'blob is', 'blobs are')} damaged, "
+            f"{counted(len(report['missing']), 'is', 'are')} missing",
             hint="`peatnet get` fetches a model again",
         )
     if not report["ok"]:
         raise StorageError(
-            f"{len(report['unchecked'])} blobs could not be checked, and are as they were",
+            f"{counted(len(report['unchecked']), 'blob')} could not be checked, and nothing was done to them",
             hint="see to the reason (who owns the files, their modes, ulimit -n), then run it again",
         )
 
@@ -67,7 +68,7 @@ def _tell(report: dict[str, Any]) -> None:
         )
     if report["rebuilt"]:
         note(
-            f"entered in the index: {report['rebuilt']} blobs; gc keeps each until `peatnet unpin HASH`, or until a trusted "
+            f"entered in the index: {counted(report['rebuilt'], 'blob')}; gc keeps each until `peatnet unpin HASH`, or until a trusted "
             "publisher's manifest names it"
         )
     for path in report["unindexed"]:

@@ -11,7 +11,14 @@ from peatnet.cli.session import Session
 
 def withdraw(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL@VERSION", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL[@VERSION]",
+            help="A model; without a version, the one published last.",
+            show_default=False,
+        ),
+    ],
     *,
     data_dir: DataDir = None,
     json: Json = False,
@@ -19,7 +26,7 @@ def withdraw(
 ) -> None:
     """Take back a model that this node published: the others stop listing and fetching it.
 
-    The bytes stay, here and elsewhere, until `rm` or `gc` removes them.
+    The bytes stay, here and elsewhere, until `gc` removes them, or `rm` with the blob's hash: the name is gone.
     """
     session = Session(ctx, data_dir=data_dir, json=json, verbose=verbose)
     answer = session.call("withdraw", {"reference": model})

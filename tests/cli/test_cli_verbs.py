@@ -107,9 +107,14 @@ def test_a_models_life_on_one_machine(peatnet: Command, data: Path, model: Path)
     would = peatnet(data, "gc", "--dry-run", "--json").json()
     assert would["removed"] == [{"blob_hash": blob_hash, "size_bytes": 1_500_000}]
     verified = peatnet(data, "verify")
-    assert verified.out.startswith("verified: 1 blobs, 1.4 MiB")
+    assert verified.out.startswith("verified: 1 blob, 1.4 MiB")
     assert verified.err == ""
-    assert peatnet(data, "gc").out.splitlines()[0] == f"{blob_hash}  1.4 MiB"
+    gone = peatnet(data, "rm", "tiny").failed(NotFound)
+    assert "no model 'tiny' is known here" in gone.err
+    assert peatnet(data, "gc").out.splitlines() == [
+        f"{blob_hash}  1.4 MiB",
+        "1 file removed, 1.4 MiB",
+    ]
     assert peatnet(data, "gc").out == "nothing to remove\n"
 
 
@@ -135,6 +140,7 @@ def test_damage_is_found_and_told(peatnet: Command, data: Path, model: Path) -> 
         file.seek(1_200_000)
         file.write(b"rust")
     damaged = peatnet(data, "verify", "tiny").failed(IntegrityError)
+    assert "1 blob is damaged, 0 are missing" in damaged.err
     assert f"damaged: {blob_hash}" in damaged.err
     assert [row["status"] for row in peatnet(data, "models", "--json").json()] == ["available"]
     clean = peatnet(data, "verify", "--rebuild", "--json").json()

@@ -121,7 +121,7 @@ def test_the_fleet_and_where_a_model_stands(cluster: Cluster, tmp_path: Path) ->
     first.stop()
     names = {each["name"]: each["seen"] for each in first.json("fleet")}
     assert {name for name, seen in names.items() if not seen} >= {"good", "tiny", "wary"}
-    first.run("fleet", "--forget", "wary").ok()
+    assert first.run("fleet", "--forget", "wary").ok().out.startswith("forgotten: ")
     first.run("fleet", "--forget", "wary").failed(NotFound)
     wary.stop()
     first.up("--name", "first")
