@@ -9,18 +9,17 @@ status 200: headers are sent before the outcome is known.
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import trio
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.trio import serve
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
+from peatnet.api.connections import serve_connections
 from peatnet.api.listener import control_listener
 from peatnet.api.verbs import VERBS, Verb, error_line
 from peatnet.concurrency import first_error
@@ -61,19 +60,9 @@ async def serve_control(
         DataDirLocked: another process serves this socket.
         StorageError: the socket cannot be made.
     """
-    config = HypercornConfig()
-    # Startup lines say nothing that the node has not said; a verb's crash is an error and is logged.
-    config.errorlog = logging.getLogger("peatnet.api")
-    config.errorlog.setLevel(logging.WARNING)
-    config.accesslog = None
-    config.h11_max_incomplete_size = MAX_REQUEST_BYTES
-    config.include_server_header = False
-    config.graceful_timeout = 0.5
     with control_listener(socket_path) as descriptor:
-        config.bind = [f"fd://{descriptor}"]
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve, control_app(node), config)
-            task_status.started()
+        task_status.started()  # the kernel accepts connections from now on
+        await serve_connections(control_app(node), descriptor, max_head=MAX_REQUEST_BYTES)
 
 
 def control_app(node: Node) -> Starlette:
@@ -89,6 +78,8 @@ def control_app(node: Node) -> Starlette:
             params = verb.parse(await _read_json(request))
         except UsageError as exc:
             return _refusal(exc, 400)
+        except ClientDisconnect:
+            return _Silence()
         return _VerbResponse(node, verb, params)
 
     return Starlette(routes=[Route("/v1/{verb}", run_verb, methods=["POST"])])
@@ -110,6 +101,13 @@ async def _read_json(request: Request) -> Any:
         return json.loads(body or b"{}")
     except (ValueError, RecursionError) as exc:
         raise UsageError(f"the request is not JSON: {exc}") from exc
+
+
+class _Silence(Response):
+    """For a client that went away in the middle of its request: nobody is there to read anything."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send nothing."""
 
 
 class _Latest:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from peatnet.api import client as client_module
 from peatnet.api import server as server_module
@@ -319,6 +320,67 @@ async def test_a_node_that_works_on_its_answer_is_not_called_silent(
     async with serving(path):
         with pytest.raises(Heard):
             await ask(ControlClient(path, lambda _: None), "slow", None, heard)
+
+
+async def test_clients_that_leave_in_the_middle_of_their_requests(
+    tmp_path: Path, verb: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    verb("echo", echo, ReferenceParams)
+    path = tmp_path / "s"
+    head = b"POST /v1/models HTTP/1.1\r\nhost: p\r\n"
+    requests = [
+        b"POST /v1",
+        head,
+        head + b"content-length: 200\r\n\r\n",
+        head + b"content-length: 200\r\n\r\n{",
+        head + b"transfer-encoding: chunked\r\n\r\n5\r\n{",
+    ]
+    async with serving(path) as client:
+        # What ended the node was a race of two tasks: one round in three or so.
+        for _ in range(20):
+            for request in requests:
+                stream = await trio.open_unix_socket(str(path))
+                await stream.send_all(request)
+                await trio.testing.wait_all_tasks_blocked()
+                await stream.aclose()
+                await trio.testing.wait_all_tasks_blocked()
+        assert await ask(client, "echo", {"reference": "still here"}) == {"echo": "still here"}
+    assert caplog.text == ""
+
+
+async def test_an_error_in_one_connection_ends_that_one(
+    tmp_path: Path, verb: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    release = trio.Event()
+
+    async def slow(_node: Node, _params: NoParams, _emit: Emit) -> Any:
+        await release.wait()
+        return "done"
+
+    verb("slow", slow)
+    answers: list[Any] = []
+
+    async def wait_for_it(client: ControlClient) -> None:
+        answers.append(await ask(client, "slow"))
+
+    path = tmp_path / "s"
+    async with serving(path) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_it, client)
+        stream = await trio.open_unix_socket(str(path))
+        # The settings are no base64, for which hypercorn is not prepared.
+        await stream.send_all(
+            b"GET / HTTP/1.1\r\nhost: p\r\nconnection: upgrade, http2-settings\r\n"
+            b"upgrade: h2c\r\nhttp2-settings: A\r\n\r\n"
+        )
+        with trio.fail_after(10):
+            while await stream.receive_some():
+                pass
+        await stream.aclose()
+        release.set()
+    assert answers == ["done"]
+    (record,) = caplog.records
+    assert "a control connection failed" in record.getMessage()
+    assert record.exc_info is None
 
 
 @pytest.mark.parametrize(

@@ -226,5 +226,5 @@ def test_a_terminal_gets_colors_a_bar_and_a_summary(data: Path, model: Path) -> 
     assert "1.4 MiB, here already" in run("get", "tiny")
     verified = run("verify")
     assert "verifying" in verified
-    assert "verified: 1 blobs, 1.4 MiB, none damaged" in verified
+    assert "verified: 1 blob, 1.4 MiB, none damaged" in verified
     assert "\x1b[1;31merror:\x1b[0m no model" in run("show", "nosuch")

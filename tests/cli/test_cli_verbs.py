@@ -124,7 +124,7 @@ def test_blobs_outlive_a_lost_database(peatnet: Command, data: Path, model: Path
         path.unlink()
     told = peatnet(data, "verify").err
     assert f"not in the index, `peatnet verify --rebuild` enters it: {data}" in told
-    assert "entered in the index: 1 blobs" in peatnet(data, "verify", "--rebuild").err
+    assert "entered in the index: 1 blob;" in peatnet(data, "verify", "--rebuild").err
     assert peatnet(data, "gc").out == "nothing to remove\n"
     peatnet(data, "unpin", blob_hash)
     assert peatnet(data, "gc", "--json").json()["removed"] == [
@@ -154,7 +154,7 @@ def test_what_cannot_be_checked_is_told(peatnet: Command, data: Path, model: Pat
     blob.symlink_to(data / "aside")
     told = peatnet(data, "verify").failed(StorageError)
     assert f"not checked: {blob_hash}: " in told.err
-    assert "1 blobs could not be checked" in told.err
+    assert "1 blob could not be checked" in told.err
     assert blob.is_symlink()
 
 
