@@ -6,6 +6,7 @@ field 2 the 32-byte seed followed by the 32-byte public key. Other libp2p implem
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -35,16 +36,27 @@ class Identity:
         return str(self.keys.peer_id)
 
 
-def load_or_create(path: Path) -> Identity:
-    """The identity in this file; a new one where there is no file.
+def load_or_create(path: Path, *, database: Path) -> Identity:
+    """The identity in this file; a new one where there is neither a file nor a database.
+
+    A key that has gone is never made up for: the others do not trust the new one, and what this node has published would be an
+    untrusted publisher's. Nor is a link that leads nowhere, such as one to a secret that is not mounted yet, replaced.
+
+    Args:
+        path: the file.
+        database: the node's, which is made after its key: where it is there, so was a key.
 
     Raises:
-        StorageError: the file cannot be read or written, or does not hold an Ed25519 key.
+        StorageError: the file cannot be read or written, does not hold an Ed25519 key, or has gone.
     """
     data = read_bounded(path, _LENGTH)
     if data is None and path.exists():
         data = b""  # longer than any key
     if data is None:
+        if os.path.lexists(path):
+            raise _leads_nowhere(path)
+        if os.path.lexists(database):
+            raise _gone(path, database)
         return _create(path)
     seed = data[len(_HEADER) : len(_HEADER) + 32]
     if len(data) != _LENGTH or not data.startswith(_HEADER):
@@ -68,5 +80,22 @@ def _create(path: Path) -> Identity:
 def _damaged(path: Path) -> StorageError:
     return StorageError(
         f"{path} does not hold an Ed25519 key",
-        hint="put the right file back; moving it away gives the node a new identity",
+        hint="put the right file back; without it, this can only become another node",
+    )
+
+
+def _leads_nowhere(path: Path) -> StorageError:
+    with os_errors("reading", path):
+        target = path.readlink()
+    return StorageError(
+        f"{path} leads to {target}, where nothing is",
+        hint="is what holds the key mounted? A new key would make this another node, which nobody trusts",
+    )
+
+
+def _gone(path: Path, database: Path) -> StorageError:
+    return StorageError(
+        f"the node's key is gone: there is {database}, but no {path}",
+        hint=f"put the file back; to have a new node here, which the others must trust anew, move {database.name} elsewhere as well, "
+        "then run `peatnet verify --rebuild`",
     )

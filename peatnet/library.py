@@ -477,8 +477,9 @@ def open_library(config: Config) -> Iterator[Library]:
     """
     with locked_data_dir(config.data_dir):
         keep_reserve(config.data_dir)
-        identity = load_or_create(config.data_dir / "identity.key")
-        database = Database.open(config.data_dir / "peatnet.db")
+        path = config.data_dir / "peatnet.db"
+        identity = load_or_create(config.data_dir / "identity.key", database=path)
+        database = Database.open(path)
         try:
             store = Store.open(
                 config.data_dir,

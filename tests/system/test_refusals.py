@@ -92,6 +92,42 @@ def test_a_damaged_key_is_not_replaced(tmp_path: Path) -> None:
     assert key.read_bytes() == b"not a key"
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_key_that_is_not_mounted_yet_is_not_replaced(tmp_path: Path, *, fresh: bool) -> None:
+    data_dir = tmp_path / "node"
+    key, secret = data_dir / "identity.key", tmp_path / "secrets" / "key"
+    data_dir.mkdir()
+    if not fresh:
+        peatnet(data_dir, "init").ok()
+        key.unlink()
+    key.symlink_to(secret)
+    ran = peatnet(data_dir, "models").failed(StorageError)
+    assert f"{key} leads to {secret}, where nothing is" in ran.err
+    assert key.readlink() == secret
+    # It is mounted.
+    peatnet(tmp_path / "other", "init").ok()
+    secret.parent.mkdir()
+    (tmp_path / "other" / "identity.key").rename(secret)
+    peatnet(data_dir, "id").ok()
+    assert key.is_symlink()
+
+
+def test_a_key_that_is_gone_is_not_made_up_for(tmp_path: Path) -> None:
+    data_dir = tmp_path / "node"
+    peatnet(data_dir, "init").ok()
+    key = data_dir / "identity.key"
+    before = key.rename(tmp_path / "key")
+    ran = peatnet(data_dir, "models").failed(StorageError)
+    assert "the node's key is gone" in ran.err
+    assert not key.exists()
+    # Back again; or a new node, where that is what somebody wants.
+    before.rename(key)
+    old = peatnet(data_dir, "id").ok().out
+    key.unlink()
+    (data_dir / "peatnet.db").unlink()
+    assert peatnet(data_dir, "id").ok().out != old
+
+
 def test_config_that_cannot_be_used(tmp_path: Path) -> None:
     node = Node("node", tmp_path / "node", tmp_path / "logs").configure(quota_byte=1)
     ran = node.run("models").failed(ConfigError)
