@@ -200,6 +200,20 @@ def adopt_loose(
     return info
 
 
+def close_all(shelf: Shelf) -> None:
+    """See `Store.close`."""
+    with shelf.lock:
+        partials, loose = list(shelf.partials.values()), list(shelf.loose.values())
+    for one in loose:
+        one.close()
+    try:
+        for partial in partials:
+            partial.flush()
+    finally:
+        for partial in partials:
+            partial.abandon()
+
+
 def _check_free(shelf: Shelf, blob: Hash) -> None:
     if blob in shelf.blobs:
         raise AlreadyExists(f"{blob} is complete already")

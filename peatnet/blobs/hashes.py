@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Self
 
 from blake3 import blake3
 
-from peatnet.errors import LocalProtocolError, UsageError
+from peatnet.errors import Ambiguous, LocalProtocolError, NotFound, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Buffer
 
 HASH_BYTES = 32
@@ -83,3 +85,20 @@ def check_prefix(text: str) -> str:
 def is_sha256(text: str) -> bool:
     """Whether this is a SHA-256 as the store writes it: 64 lower-case hex digits."""
     return _SHA256.match(text) is not None
+
+
+def one_beginning(prefix: str, names: Iterable[Hash]) -> Hash:
+    """The one of these whose digits begin like this.
+
+    Raises:
+        UsageError: it is not 8 to 64 hex digits.
+        NotFound: there is none.
+        Ambiguous: there are several.
+    """
+    wanted = check_prefix(prefix)
+    found = sorted(name for name in names if name.hex().startswith(wanted))
+    if not found:
+        raise NotFound(f"no blob {prefix} here")
+    if len(found) > 1:
+        raise Ambiguous(f"{len(found)} blobs begin with {prefix}", hint="give more digits")
+    return found[0]

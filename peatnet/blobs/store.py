@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peatnet.blobs import adding, batch, filling, giving, removing, restoring, upkeep
-from peatnet.blobs.hashes import Hash, check_prefix
+from peatnet.blobs.hashes import Hash, one_beginning
 from peatnet.blobs.index import REBUILT, USER, Index, check_reason
 from peatnet.blobs.info import AddMode, PartialInfo
 from peatnet.blobs.layout import Layout
 from peatnet.blobs.loading import load, scan_partials
 from peatnet.blobs.shelf import Shelf, read_table
 from peatnet.blobs.space import Space
-from peatnet.errors import Ambiguous, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -80,17 +79,7 @@ class Store:
             DiskFull: a flush found no room; all are closed all the same.
             StorageError: a flush failed; all are closed all the same.
         """
-        shelf = self._shelf
-        with shelf.lock:
-            partials, loose = list(shelf.partials.values()), list(shelf.loose.values())
-        for one in loose:
-            one.close()
-        try:
-            for partial in partials:
-                partial.flush()
-        finally:
-            for partial in partials:
-                partial.abandon()
+        filling.close_all(self._shelf)
 
     # What is there
 
@@ -142,16 +131,8 @@ class Store:
             NotFound: there is none.
             Ambiguous: there are several.
         """
-        wanted = check_prefix(prefix)
-        with self._shelf.lock:
-            names = set(self._shelf.blobs)
-        names |= {info.hash for info in self.partials()}
-        found = sorted(name for name in names if name.hex().startswith(wanted))
-        if not found:
-            raise NotFound(f"no blob {prefix} here")
-        if len(found) > 1:
-            raise Ambiguous(f"{len(found)} blobs begin with {prefix}", hint="give more digits")
-        return found[0]
+        names = {info.hash for info in self.blobs()} | {info.hash for info in self.partials()}
+        return one_beginning(prefix, names)
 
     def open_reader(self, blob: Hash) -> Reader | None:
         """Read a complete blob, or one that is open for filling; None when it is neither.
