@@ -18,6 +18,7 @@ import trio
 
 from peatnet.errors import HttpSourceError
 from peatnet.net import http_checks as checks
+from peatnet.net.http_heads import awaiting_head, watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,6 +30,12 @@ _TRANSIENT = frozenset({408, 425, 429})
 # What a server says to whom it finds too busy.
 _REFUSALS = frozenset({429, 503})
 _DISCARD_UNIT = 64 * 1024
+# A body comes in the pieces that its server made, or in what the network delivered at once. What has been received is cut
+# into pieces without waiting for anything, and each costs the same however small it is.
+MANY_PIECES = 1024
+SMALLEST_PIECE = 512
+# Pieces after which others get a turn.
+_PIECES_A_TURN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,8 @@ class Transient(Exception):
 class Body:
     """The bytes of one response, read into buffers of the caller's; ``length`` of them and not one more.
 
+    A server whose pieces have fewer than ``SMALLEST_PIECE`` bytes on average, after ``MANY_PIECES``, has failed.
+
     Args:
         response: its body unread.
         where: its URL, for messages.
@@ -119,6 +128,8 @@ class Body:
         self._piece = memoryview(b"")
         self._length = length
         self._read = 0
+        self._n_pieces = 0
+        self._received = 0
         self._started = False
 
     async def read_into(self, view: memoryview, stop: Callable[[], bool] | None = None) -> bool:
@@ -132,6 +143,7 @@ class Body:
             True when the view is full, False when ``stop`` said so.
 
         Raises:
+            HttpSourceError: the pieces are too small.
             Transient: the body ended early, or the connection failed, or is too slow.
         """
         with trio.move_on_after(self._patience + len(view) / self._rate):
@@ -165,7 +177,7 @@ class Body:
         """Make sure that nothing follows.
 
         Raises:
-            HttpSourceError: the body is longer than it may be.
+            HttpSourceError: the body is longer than it may be, or comes in pieces that are too small.
             Transient: the connection failed, or is too slow.
         """
         with trio.move_on_after(self._patience):
@@ -185,7 +197,7 @@ class Body:
 
         httpx reads through five nested async generators. Closing the outermost one leaves the others to the garbage
         collector, which trio warns about; a cancelled read ends all of them from the inside, in order. What was
-        received already is still parsed on the way there, and may be anything.
+        received already is still parsed on the way there, and may be anything; others get their turns meanwhile.
         """
         if self._started:
             with (
@@ -194,16 +206,31 @@ class Body:
             ):
                 scope.cancel()
                 async for _ in self._pieces:
-                    pass
+                    self._n_pieces += 1
+                    if self._n_pieces % _PIECES_A_TURN == 0:
+                        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _next_piece(self) -> bool:
         self._started = True
         with _translating(self._where):
             async for piece in self._pieces:
+                await self._count(piece)
                 if piece:
                     self._piece = memoryview(piece)
                     return True
         return False
+
+    async def _count(self, piece: bytes) -> None:
+        self._n_pieces += 1
+        self._received += len(piece)
+        if self._n_pieces % _PIECES_A_TURN:
+            return
+        if self._n_pieces >= MANY_PIECES and self._received < self._n_pieces * SMALLEST_PIECE:
+            raise HttpSourceError(
+                f"{self._where}: the server sends {self._received} bytes in {self._n_pieces} pieces",
+                hint="the server must send the file in larger pieces",
+            )
+        await trio.lowlevel.checkpoint()
 
 
 class HttpClient:
@@ -283,9 +310,13 @@ class HttpClient:
         url = self._final or self.url
         for _ in range(self._settings.max_redirects + 1):
             request = self._client.build_request(
-                "GET", url, headers={"Accept": "*/*", "Accept-Encoding": "identity", **headers}
+                "GET",
+                url,
+                headers={"Accept": "*/*", "Accept-Encoding": "identity", **headers},
+                extensions={"trace": watch},
             )
-            response = await self._client.send(request, stream=True)
+            with awaiting_head(checks.display(url)):
+                response = await self._client.send(request, stream=True)
             status = response.status_code
             if status in (200, 206, 416):
                 self._final = url

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+
 
 @dataclass
 class Ask:
@@ -41,6 +43,8 @@ class Answer:
         send: how many bytes of the body are really sent before the connection is cut; None for all.
         stall: after those, nothing happens until the server is closed, instead of a cut.
         end: what follows a chunked body, in one piece with its last bytes.
+        piece: bytes of the body in each chunk of a chunked one.
+        early: answers 103 that come before this one.
         close: end the connection after the body, so that its end marks the body's where no length is given.
     """
 
@@ -51,6 +55,8 @@ class Answer:
     send: int | None = None
     stall: bool = False
     end: bytes = b"0\r\n\r\n"
+    piece: int = 65536
+    early: int = 0
     close: bool = False
 
 
@@ -136,6 +142,11 @@ class ScriptedServer:
         self._thread.join(10)
 
 
+def _framed(data: bytes, size: int) -> bytes:
+    pieces = (data[start : start + size] for start in range(0, len(data), size))
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
 class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -170,6 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             ask = Ask(self.path, headers, len(owner.asks))
             owner.asks.append(ask)
         answer = owner.script(ask)
+        self.wfile.write(EARLY * answer.early)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -184,8 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
                 piece = body[start : start + 65536]
                 last = start + len(piece) == len(answer.body)
                 end = answer.end if last and answer.chunked else b""
-                framed = b"%x\r\n%b\r\n" % (len(piece), piece) if answer.chunked else piece
-                self.wfile.write(framed + end)
+                self.wfile.write((_framed(piece, answer.piece) if answer.chunked else piece) + end)
                 owner.count(len(piece))
         if answer.send is not None:
             self.wfile.flush()
