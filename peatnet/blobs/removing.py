@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from peatnet.blobs.durable import is_orphan_temp, unlink_durable
@@ -10,6 +9,7 @@ from peatnet.blobs.index import DOWNLOAD
 from peatnet.blobs.info import GcReport
 from peatnet.blobs.layout import PARTIAL_KINDS, named_hash
 from peatnet.blobs.loading import size_of
+from peatnet.blobs.restoring import has_file
 from peatnet.errors import InUse, NotFound
 
 if TYPE_CHECKING:
@@ -67,10 +67,14 @@ def collect(shelf: Shelf, keep: set[Hash], *, dry_run: bool) -> GcReport:
                 shelf.take_out(info)
             report.removed.append((blob, info.size))
     _collect_partials(shelf, keep, report)
-    for path in _garbage_files(shelf, keep):
-        report.files.append((path, size_of(path)))
-        if not dry_run:
-            unlink_durable(path)
+    layout = shelf.layout
+    for path in (*layout.scan_blobs(), *layout.scan_partial(), *layout.scan_models()):
+        if is_orphan_temp(path.name) and _is_file(path):
+            _collect_file(path, report)
+    for path in layout.scan_blobs():
+        _collect_table(shelf, path, report)
+    for path in layout.scan_damaged():
+        _collect_damaged(shelf, path, keep, report)
     return report
 
 
@@ -94,30 +98,33 @@ def _unfinished(shelf: Shelf) -> dict[Hash, int]:
     return sizes
 
 
-def _garbage_files(shelf: Shelf, keep: set[Hash]) -> list[Path]:
-    """Files that a crash left over, and damaged blobs that nobody wants any more."""
-    layout = shelf.layout
-    pins = shelf.index.pins()
-    found = [
-        path
-        for path in (*layout.scan_blobs(), *layout.scan_partial(), *layout.scan_models())
-        if is_orphan_temp(path.name) and _is_file(path)
-    ]
-    for path in layout.scan_blobs():
-        name = named_hash(path, "table")
-        if name is None or name in shelf.blobs or path != layout.table(name):
-            continue
+def _collect_table(shelf: Shelf, path: Path, report: GcReport) -> None:
+    """The table of a blob that is gone."""
+    name = named_hash(path, "table")
+    if name is None or path != shelf.layout.table(name):
+        return
+    # Whoever puts a blob in has its table on disk first.
+    with shelf.idle(name) as idle:
         # A blob that is there but not in the index keeps its table for the rebuild.
-        if not os.path.lexists(layout.blob(name)):
-            found.append(path)
-    for path in layout.scan_damaged():
-        name = named_hash(path, "blob")
-        if name is None or not _is_file(path):
-            continue
-        # One that is wanted again begins with what is good of it.
-        if name in shelf.blobs or (name not in keep and name not in pins):
-            found.append(path)
-    return found
+        if idle and name not in shelf.blobs and not has_file(shelf, name):
+            _collect_file(path, report)
+
+
+def _collect_damaged(shelf: Shelf, path: Path, keep: set[Hash], report: GcReport) -> None:
+    """A damaged blob that nobody wants any more; one that is wanted again begins with what is good of it."""
+    name = named_hash(path, "blob")
+    if name is None or not _is_file(path):
+        return
+    with shelf.idle(name) as idle:
+        unwanted = name not in keep and name not in shelf.index.pins()
+        if idle and (name in shelf.blobs or unwanted):
+            _collect_file(path, report)
+
+
+def _collect_file(path: Path, report: GcReport) -> None:
+    report.files.append((path, size_of(path)))
+    if not report.dry_run:
+        unlink_durable(path)
 
 
 def _is_file(path: Path) -> bool:

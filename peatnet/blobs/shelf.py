@@ -78,6 +78,21 @@ class Shelf:
                 self._busy.difference_update(blobs)
                 self.lock.notify_all()
 
+    @contextmanager
+    def idle(self, blob: Hash) -> Iterator[bool]:
+        """Be the one, as in `exclusive`, where nobody else is; False where somebody is, without waiting for them."""
+        with self.lock:
+            free = blob not in self._busy
+            if free:
+                self._busy.add(blob)
+        try:
+            yield free
+        finally:
+            if free:
+                with self.lock:
+                    self._busy.discard(blob)
+                    self.lock.notify_all()
+
     def get(self, blob: Hash) -> BlobInfo:
         """A complete blob.
 
