@@ -52,9 +52,9 @@ def add_file(
             hashes = hash_file(path, chunk_size=chunk_size)
             with shelf.exclusive(hashes.blake3):
                 known = shelf.know_sha256(hashes.blake3, hashes.sha256)
-            if known is None:
-                raise
-            return _finish(shelf, path, known, mode=mode, pin=pin)
+                if known is None:
+                    raise
+                return _finish(shelf, path, known, mode=mode, pin=pin)
         with _brought_in(shelf, path, source, mode, key, chunk_size, progress) as (temp, hashes):
             blob = hashes.blake3
             with shelf.exclusive(blob):

@@ -315,8 +315,9 @@ class Store:
     # Keeping and removing
 
     def pin(self, blob: Hash, reason: str = USER) -> None:
-        """Keep a blob from being collected, for a reason; it need not be here yet."""
-        self._shelf.index.pin(blob, check_reason(reason))
+        """Keep a blob from being collected, for a reason; it need not be here yet. A removal under way is waited for."""
+        with self._shelf.exclusive(blob):
+            self._shelf.index.pin(blob, check_reason(reason))
 
     def unpin(self, blob: Hash, reason: str = USER) -> None:
         """Take back a reason; fine when it was not there. The user's takes that of `rebuild` along."""
