@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from peatnet.blobs.bitmap import Bitmap
 from peatnet.blobs.durable import (
     fsync_dir,
-    read_bounded,
     rename_durable,
     unlink_durable,
     write_atomic,
@@ -21,7 +20,7 @@ from peatnet.blobs.index import DOWNLOAD
 from peatnet.blobs.loose import LoosePartial
 from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.partial import PartialBlob, recover
-from peatnet.blobs.shelf import blob_key, partial_key, read_table
+from peatnet.blobs.shelf import blob_key, partial_key, read_small, read_table
 from peatnet.blobs.space import allocate
 from peatnet.errors import (
     AlreadyExists,
@@ -228,7 +227,7 @@ def _prepare_table(shelf: Shelf, table: ChunkTable, blob: Hash, *, replace: bool
     present = read_table(table_path)
     claimed = Bitmap(table.n_chunks)
     if present == table:
-        data = read_bounded(have_path, (table.n_chunks + 7) // 8)
+        data = read_small(have_path, (table.n_chunks + 7) // 8)
         try:
             if data is not None:
                 claimed = Bitmap.from_bytes(data, table.n_chunks)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from peatnet.blobs.bitmap import Bitmap
-from peatnet.blobs.durable import read_bounded
 from peatnet.blobs.hashes import Hash
 from peatnet.blobs.hashing import hash_file
 from peatnet.blobs.index import DOWNLOAD
 from peatnet.blobs.info import BlobInfo, PartialInfo
 from peatnet.blobs.layout import named_hash
 from peatnet.blobs.oserrors import translated
-from peatnet.blobs.shelf import blob_key, make_read_only, partial_key, read_table
-from peatnet.errors import IntegrityError, RemoteProtocolError, UsageError
+from peatnet.blobs.shelf import blob_key, make_read_only, partial_key, read_small, read_table
+from peatnet.errors import DiskFull, IntegrityError, RemoteProtocolError, StorageError, UsageError
 from peatnet.log import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from peatnet.blobs.index import Row
     from peatnet.blobs.layout import Layout
     from peatnet.blobs.shelf import Shelf
     from peatnet.blobs.table import ChunkTable
+
+P = ParamSpec("P")
 
 _log = get_logger(__name__)
 
@@ -48,7 +50,7 @@ def load(shelf: Shelf) -> None:
     for blob in done:
         # A crash between the last steps of a commit; `drop_partial` is its very last one.
         if DOWNLOAD in pins.get(blob, ()):
-            shelf.drop_partial(blob)
+            _logged(shelf.drop_partial, blob)
     for partial in scan_partials(shelf.layout):
         shelf.space.hold(partial_key(partial.hash), partial.size)
     for path in shelf.layout.scan_partial():
@@ -78,7 +80,7 @@ def _load_blob(shelf: Shelf, row: Row) -> BlobInfo | None:
         _log.warning("not a file where a blob should be", path=str(path))
         return None
     if status.st_size != row.size:
-        shelf.set_aside(row.hash, f"has {status.st_size} bytes instead of {row.size}")
+        _logged(shelf.set_aside, row.hash, f"has {status.st_size} bytes instead of {row.size}")
         return None
     table = shelf.table_of(row.hash, row.size, row.chunk_size)
     if table is None or table.table_hash != row.table_hash or table.size != row.size:
@@ -86,7 +88,7 @@ def _load_blob(shelf: Shelf, row: Row) -> BlobInfo | None:
         if table is None:
             return None
     if status.st_mode & 0o222:
-        make_read_only(path)
+        _logged(make_read_only, path)
     return BlobInfo(row.hash, row.size, row.sha256, table, path)
 
 
@@ -95,12 +97,15 @@ def _table_again(shelf: Shelf, row: Row, path: Path) -> ChunkTable | None:
     try:
         hashes = hash_file(path, chunk_size=row.chunk_size)
     except (IntegrityError, UsageError) as exc:
-        shelf.set_aside(row.hash, exc.message)
+        _logged(shelf.set_aside, row.hash, exc.message)
+        return None
+    except StorageError as exc:
+        _log.warning("a blob cannot be read", hash=str(row.hash), reason=exc.message)
         return None
     if hashes.blake3 != row.hash or hashes.table.table_hash != row.table_hash:
-        shelf.set_aside(row.hash, f"its BLAKE3 is {hashes.blake3}")
+        _logged(shelf.set_aside, row.hash, f"its BLAKE3 is {hashes.blake3}")
         return None
-    shelf.keep_table(row.hash, hashes.table)
+    shelf.mend_table(row.hash, hashes.table)
     return hashes.table
 
 
@@ -109,7 +114,7 @@ def scan_partials(layout: Layout) -> list[PartialInfo]:
     found = []
     for path in layout.scan_partial():
         blob = named_hash(path, "blob")
-        if blob is None or not path.is_file():
+        if blob is None or path.is_symlink() or not path.is_file():
             continue
         table = read_table(layout.partial_file(blob, "table"))
         if table is None:
@@ -122,7 +127,7 @@ def scan_partials(layout: Layout) -> list[PartialInfo]:
 
 def claimed_bytes(layout: Layout, blob: Hash, table: ChunkTable) -> int:
     """How much of an unfinished blob its bitmap on disk claims."""
-    data = read_bounded(layout.partial_file(blob, "have"), (table.n_chunks + 7) // 8)
+    data = read_small(layout.partial_file(blob, "have"), (table.n_chunks + 7) // 8)
     if data is None:
         return 0
     try:
@@ -130,6 +135,14 @@ def claimed_bytes(layout: Layout, blob: Hash, table: ChunkTable) -> int:
     except RemoteProtocolError:
         return 0
     return table.bytes_of(bitmap)
+
+
+def _logged(step: Callable[P, object], *args: P.args, **named: P.kwargs) -> None:
+    """Do something to one file of which nothing else depends; the store opens all the same where that is refused."""
+    try:
+        step(*args, **named)
+    except (StorageError, DiskFull) as exc:
+        _log.warning("a file is left as it was", reason=exc.message)
 
 
 def size_of(path: Path) -> int:

@@ -28,7 +28,7 @@ from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.reader import Lease, Reader, Seen
 from peatnet.blobs.table import MAX_ENCODED, ChunkTable
 from peatnet.blobs.waking import Wakers
-from peatnet.errors import IntegrityError, NotFound
+from peatnet.errors import DiskFull, IntegrityError, NotFound, StorageError
 from peatnet.log import get_logger
 
 if TYPE_CHECKING:
@@ -196,6 +196,13 @@ class Shelf:
         if not table.is_plain:
             write_atomic(self.layout.table(blob), table.encode())
 
+    def mend_table(self, blob: Hash, table: ChunkTable) -> None:
+        """Do what `keep_table` does, where it does not matter much: without the file, the blob is hashed at the next start."""
+        try:
+            self.keep_table(blob, table)
+        except (StorageError, DiskFull) as exc:
+            _log.warning("a chunk table is not kept", hash=str(blob), reason=exc.message)
+
     def table_of(self, blob: Hash, size: int, chunk_size: int) -> ChunkTable | None:
         """The table of a complete blob, as `keep_table` left it; None when it is lost or damaged.
 
@@ -260,9 +267,10 @@ class Shelf:
         return target
 
     def drop_partial(self, blob: Hash) -> None:
-        """Delete all files of a download that is not open, and its pin. In `exclusive` only."""
-        files = [self.layout.partial_file(blob, kind) for kind in PARTIAL_KINDS]
-        if any(map(os.path.lexists, files)):
+        """Delete all files of a download that is not open, and its pin; a directory in a file's place stays. In `exclusive` only."""
+        named = [self.layout.partial_file(blob, kind) for kind in PARTIAL_KINDS]
+        files = [path for path in named if os.path.lexists(path) and not is_dir(path)]
+        if files:
             unlink_durable(*files)
         self.space.release(partial_key(blob))
         self.index.unpin(blob, DOWNLOAD)
@@ -274,9 +282,23 @@ def make_read_only(path: Path) -> None:
         path.chmod(0o444)
 
 
+def is_dir(path: Path) -> bool:
+    """Whether a directory is in the place of a file."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def read_small(path: Path, limit: int) -> bytes | None:
+    """The content of a file that could be made again; None when it is missing, too long, or cannot be read, which is logged."""
+    try:
+        return read_bounded(path, limit)
+    except StorageError as exc:
+        _log.warning("a file cannot be read", path=str(path), reason=exc.message)
+        return None
+
+
 def read_table(path: Path) -> ChunkTable | None:
-    """The table in a file; None when there is none or it is damaged."""
-    data = read_bounded(path, MAX_ENCODED)
+    """The table in a file; None when there is none, or it is damaged or cannot be read."""
+    data = read_small(path, MAX_ENCODED)
     if data is None:
         return None
     try:

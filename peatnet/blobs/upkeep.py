@@ -80,7 +80,7 @@ def _verify_one(shelf: Shelf, info: BlobInfo, progress: Progress, report: Verify
         else:
             if not bad and whole == blob:
                 if shelf.table_of(blob, info.size, info.table.chunk_size) != info.table:
-                    shelf.keep_table(blob, info.table)
+                    shelf.mend_table(blob, info.table)
                 report.good.append(blob)
                 return
             reason = f"{len(bad)} of {info.table.n_chunks} chunks are wrong"
@@ -232,7 +232,7 @@ def _index_again(shelf: Shelf, blob: Hash, path: Path, progress: Progress) -> bo
         return False
     found = hashes.table
     if table != found:
-        shelf.keep_table(blob, found)
+        shelf.mend_table(blob, found)
     make_read_only(path)
     row = Row(blob, found.size, found.chunk_size, found.table_hash, hashes.sha256)
     # Who lost the index has lost the pins and the catalogue as well: nobody else would say that it is wanted.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from blobs_tools import K64, Bench, names_in
+from blobs_tools import K64, Bench, content, fill, names_in
 
+from peatnet.blobs import hash_file
 from peatnet.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from peatnet.blobs import Hash
 
@@ -30,6 +31,17 @@ def refuse(monkeypatch: pytest.MonkeyPatch, code: int, which: Callable[[str, int
         return real(path, flags, *args, **named)
 
     monkeypatch.setattr(os, "open", opening)
+
+
+def refuse_reading(monkeypatch: pytest.MonkeyPatch, refused: Path) -> None:
+    real = Path.open
+
+    def opening(path: Path, *args: Any, **named: Any) -> Any:
+        if path == refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *args, **named)
+
+    monkeypatch.setattr(Path, "open", opening)
 
 
 def path_of(bench: Bench, blob: Hash) -> Path:
@@ -119,3 +131,85 @@ def test_a_damaged_blob_that_cannot_be_moved_stays_what_it_was(
     assert [damage.hash for damage in bench.store.verify().damaged] == [blob]
     assert names_in(bench.root / "damaged") == [path.name]
     assert bench.store.used_bytes == 0
+
+
+# One file that cannot be read does not stop the others
+
+
+@pytest.mark.parametrize("kind", ["have", "table", "blob", "note", "loose"])
+@pytest.mark.parametrize("way", ["a directory", "no permission"])
+def test_an_unfinished_download_that_cannot_be_read_stops_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, way: str
+) -> None:
+    good, _ = bench.add()
+    data = content(SIZE, 1)
+    (bench.root / "wanted").write_bytes(data)
+    hashes = hash_file(bench.root / "wanted", chunk_size=K64)
+    with bench.store.start_partial(hashes.table, hashes.blake3) as partial:
+        partial.write(0, data[:K64])
+    bad = bench.root / "partial" / f"{hashes.blake3}.{kind}"
+    if way == "a directory":
+        bad.unlink(missing_ok=True)
+        bad.mkdir()
+    with monkeypatch.context() as patch:
+        if way == "no permission":
+            bad.touch()
+            refuse(patch, errno.EACCES, lambda opened, _: opened == str(bad))
+            refuse_reading(patch, bad)
+        store = bench.again()
+        assert [info.hash for info in store.blobs()] == [good]
+        assert {info.hash for info in store.partials()} <= {hashes.blake3}
+        assert store.verify().good == [good]
+        store.unpin(hashes.blake3, "download")
+        report = store.gc({good})
+    assert {name for name, _ in report.removed} == {hashes.blake3}
+    assert names_in(bench.root / "partial") == ([bad.name] if way == "a directory" else [])
+    assert bench.again().gc({good}).removed == []
+
+
+def test_a_download_whose_bitmap_cannot_be_read_goes_on_from_what_is_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = content(SIZE, 1)
+    (bench.root / "wanted").write_bytes(data)
+    hashes = hash_file(bench.root / "wanted", chunk_size=K64)
+    with bench.store.start_partial(hashes.table, hashes.blake3) as partial:
+        partial.write(0, data[:K64])
+    refuse_reading(monkeypatch, bench.root / "partial" / f"{hashes.blake3}.have")
+    with bench.again().start_partial(hashes.table, hashes.blake3) as partial:
+        assert partial.recovered_bytes >= K64
+        fill(partial, data)
+        assert bench.store.commit(partial, sha256=None).hash == hashes.blake3
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_table_in_whose_place_a_directory_is_stops_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, readable: bool
+) -> None:
+    blob, _ = bench.add()
+    good, _ = bench.add(seed=1)
+    path = path_of(bench, blob)
+    table = path.with_suffix(".table")
+    table.unlink()
+    table.mkdir()
+    with monkeypatch.context() as patch:
+        if not readable:
+            refuse(patch, errno.EACCES, lambda opened, _: opened == str(path))
+        store = bench.again()
+        report = store.verify()
+    assert [info.hash for info in store.blobs()] == sorted({good} | ({blob} if readable else set()))
+    assert report.good == sorted({good} | ({blob} if readable else set()))
+    assert [each.hash for each in report.unchecked] == ([] if readable else [blob])
+    table.rmdir()
+    assert bench.again().verify().good == sorted([good, blob])
+
+
+def test_a_store_opens_though_what_is_damaged_cannot_be_moved(bench: Bench) -> None:
+    blob, _ = bench.add()
+    good, _ = bench.add(seed=1)
+    os.truncate(path_of(bench, blob), 10)
+    (bench.root / "damaged").write_bytes(b"in the way")
+    assert [info.hash for info in bench.again().blobs()] == [good]
+    (bench.root / "damaged").unlink()
+    bench.again()
+    assert names_in(bench.root / "damaged") == [f"{blob}.blob"]
