@@ -114,6 +114,7 @@ def discard(shelf: Shelf, blob: Hash) -> None:
         if partial is not None:
             # Its readers must not go on serving what may have been wrong all along.
             shelf.end_leases(blob)
+            partial.retire()
             partial.abandon()
         if loose is not None:
             loose.close()

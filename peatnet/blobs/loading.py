@@ -47,9 +47,10 @@ def load(shelf: Shelf) -> None:
             shelf.space.hold(blob_key(row.hash), row.size)
     pins = shelf.index.pins()
     done = {name for info in shelf.blobs.values() for name in _names(info)}
+    begun = {named_hash(path, path.suffix[1:]) for path in shelf.layout.scan_partial()}
     for blob in done:
         # A crash between the last steps of a commit; `drop_partial` is its very last one.
-        if DOWNLOAD in pins.get(blob, ()):
+        if DOWNLOAD in pins.get(blob, ()) or blob in begun:
             _logged(shelf.drop_partial, blob)
     for partial in scan_partials(shelf.layout):
         shelf.space.hold(partial_key(partial.hash), partial.size)

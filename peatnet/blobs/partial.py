@@ -70,6 +70,7 @@ class PartialBlob:
         self._flush_lock = threading.Lock()
         self._flushed_count = -1
         self._sync_failed = False
+        self._retired = False
         self._verified = table.bytes_of(have)
         self.recovered_bytes = self._verified
 
@@ -173,7 +174,8 @@ class PartialBlob:
     def flush(self) -> None:
         """Make what is there durable: the data first, then the bitmap that claims it.
 
-        The bitmap holds exactly what was written before the sync began. Writers are not held up.
+        The bitmap holds exactly what was written before the sync began. Writers are not held up. Does nothing once it is
+        retired.
 
         Raises:
             DiskFull: there is no room for the bitmap.
@@ -181,6 +183,8 @@ class PartialBlob:
                 durable any more, so every later flush fails as well: close it and open it again.
         """
         with self._flush_lock:
+            if self._retired:
+                return
             with self._lock:
                 count, claim = self._have.count, self._have.to_bytes()
             if count == self._flushed_count:
@@ -216,8 +220,13 @@ class PartialBlob:
         finally:
             self.abandon()
 
+    def retire(self) -> None:
+        """Its blob is complete, or it is not wanted: its files go, and no flush may leave a bitmap behind. One under way is waited for."""
+        with self._flush_lock:
+            self._retired = True
+
     def abandon(self) -> None:
-        """Close without flushing, as before discarding it."""
+        """Close without flushing."""
         if self._handle.close():
             self._on_close(self)
 

@@ -81,11 +81,23 @@ def collect(shelf: Shelf, keep: set[Hash], *, dry_run: bool) -> GcReport:
 def _collect_partials(shelf: Shelf, keep: set[Hash], report: GcReport) -> None:
     for blob, size in sorted(_unfinished(shelf).items()):
         with shelf.exclusive(blob):
-            if blob in keep or shelf.is_open(blob) or blob in shelf.index.pins():
+            if shelf.is_open(blob):
+                continue
+            if blob in shelf.blobs:
+                # What is left of its download is of no use to anybody.
+                for path in _files_of(shelf, blob):
+                    _collect_file(path, report)
+                continue
+            if blob in keep or blob in shelf.index.pins():
                 continue
             if not report.dry_run:
                 shelf.drop_partial(blob)
             report.removed.append((blob, size))
+
+
+def _files_of(shelf: Shelf, blob: Hash) -> list[Path]:
+    named = (shelf.layout.partial_file(blob, kind) for kind in PARTIAL_KINDS)
+    return [path for path in named if _is_file(path)]
 
 
 def _unfinished(shelf: Shelf) -> dict[Hash, int]:

@@ -187,7 +187,10 @@ class Shelf:
             seen = Seen(table.n_chunks, path.stat().st_mtime_ns, all_right=True)
         with self.lock:
             self.blobs[blob], self._seen[blob] = info, seen
-            self.partials.pop(blob, None)
+            partial = self.partials.pop(blob, None)
+        if partial is not None:
+            # It may be open still, where the blob has come by another way.
+            partial.retire()
         self.wakers.wake(blob)
         return info
 

@@ -6,8 +6,10 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from blobs_tools import K64, content, names_in
 
-from peatnet.blobs import shelf as shelf_module
+from peatnet.blobs import hash_file
+from peatnet.blobs.durable import rename_durable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -17,22 +19,23 @@ if TYPE_CHECKING:
 
     from peatnet.blobs import BlobInfo, Hash
 
+SIZE = 5 * K64 + 7
+
 
 def test_gc_does_not_take_the_table_of_a_blob_that_is_being_put_in(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the table and the file, another thread collects."""
-    rename = shelf_module.rename_durable
     swept: list[list[tuple[Path, int]]] = []
 
     def renaming(source: Path, target: Path) -> None:
         collector = threading.Thread(target=lambda: swept.append(bench.store.gc(set()).files))
         collector.start()
         collector.join()
-        rename(source, target)
+        rename_durable(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shelf_module, "rename_durable", renaming)
+        patch.setattr("peatnet.blobs.shelf.rename_durable", renaming)
         blob, _ = bench.add()
     assert swept == [[]]
     info = bench.store.info(blob)
@@ -78,3 +81,35 @@ def test_a_pin_comes_before_a_removal_or_after_it(
     pinning.join()
     assert bench.store.info(blob) is None
     assert bench.store.pins() == {blob: {"user"}}
+
+
+def test_a_download_that_another_way_was_quicker_than_leaves_nothing_behind(bench: Bench) -> None:
+    data = content(SIZE)
+    source = bench.root / "source"
+    source.write_bytes(data)
+    hashes = hash_file(source, chunk_size=K64)
+    partial = bench.store.start_partial(hashes.table, hashes.blake3)
+    partial.write(0, data[:K64])
+    bench.store.add_file(source, chunk_size=K64)
+    partial.write(1, data[K64 : 2 * K64])
+    partial.flush()
+    partial.close()
+    assert names_in(bench.root / "partial") == []
+    assert bench.again().verify().good == [hashes.blake3]
+
+
+@pytest.mark.parametrize("way", ["gc", "restart"])
+def test_what_an_earlier_one_left_goes_and_the_blob_stays(bench: Bench, way: str) -> None:
+    blob, data = bench.add()
+    left = bench.root / "partial" / f"{blob}.have"
+    left.write_bytes(b"x")
+    if way == "restart":
+        assert [info.hash for info in bench.again().blobs()] == [blob]
+    else:
+        assert bench.store.gc({blob}, dry_run=True).files == [(left, 1)]
+        assert left.exists()
+        report = bench.store.gc({blob})
+        assert (report.removed, report.files) == ([], [(left, 1)])
+    assert names_in(bench.root / "partial") == []
+    assert bench.store.verify().good == [blob]
+    assert bench.store.used_bytes == len(data)
