@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from peatnet.concurrency import Stirring
-from peatnet.deploy.activator import CANCELED
+from peatnet.deploy.activator import CANCELED, REMOVED
 from peatnet.deploy.hardware import shortfalls
 from peatnet.deploy.orders import Decision, Directive, judge
 from peatnet.errors import PeatnetError
@@ -26,7 +26,7 @@ from peatnet.log import get_logger
 from peatnet.models import ModelStatus
 from peatnet.net.node_status import CommandOutcome
 from peatnet.order_table import OrderEntry, OrderState, OrderTable
-from peatnet.ordered import NO_MANIFEST, REMOVED, Ordered, explain
+from peatnet.ordered import NO_MANIFEST, Ordered, explain
 from peatnet.records import RecordType, decode_command
 from peatnet.telling import Teller
 from peatnet.views import SourceChoice

@@ -16,7 +16,7 @@ import trio
 from peatnet.blobs import AddMode, Hash
 from peatnet.commanding import Commander
 from peatnet.concurrency import Feed, cancellable
-from peatnet.errors import IntegrityError, InUse, NoSource, NotFound, UsageError
+from peatnet.errors import IntegrityError, NoSource, NotFound, UsageError
 from peatnet.executor import Executor
 from peatnet.exporting import export
 from peatnet.fetching import USUAL_PRIORITY, no_url
@@ -29,6 +29,7 @@ from peatnet.publisher import Publisher
 from peatnet.publishing import Publication, check_out
 from peatnet.records import RecordType
 from peatnet.records.bodies import Withdrawal
+from peatnet.removal import remove
 from peatnet.reporting import Reporter
 from peatnet.targets import Model, Target
 from peatnet.transfer.budget import DownloadBudget
@@ -359,6 +360,7 @@ class Node:
     async def remove(self, reference: str, *, force: bool = False) -> int:
         """Remove a model's file, or an unfinished download, from this node; returns the bytes freed.
 
+        With ``force``, one that is in service is taken out of it, and one on its way there goes no further, before it goes.
         It is not fetched again by itself; ``get`` brings it back.
 
         Raises:
@@ -366,23 +368,9 @@ class Node:
             NotFound: it is not here.
         """
         target = self._library.find(reference)
-        model = target.model
-        blob = target.blob if model is None else self._library.kept_as(model)
-        if blob is None:
-            raise NotFound(f"{reference} is not here")
-        serving = self._library.activator.slots_with(blob)
-        if serving and not force:
-            raise InUse(
-                f"{reference} is in service, as {', '.join(serving)}",
-                hint="deploy another one first; --force takes it out of service",
-            )
-        async with self._keeper.stopped(target):
-            for slot in serving:
-                await self._library.activator.retire(slot)
-            remove = partial(self._library.remove, blob, of=model, force=force)
-            freed = await trio.to_thread.run_sync(remove)
-        if model is not None:
-            self._model_changed(model)
+        freed = await remove(self._library, self._keeper, target, force=force)
+        if target.model is not None:
+            self._model_changed(target.model)
         return freed
 
     async def pin(self, reference: str) -> str:

@@ -9,6 +9,7 @@ from blake3 import blake3
 
 from peatnet.blobs.durable import make_dir, unlink_durable, write_atomic
 from peatnet.deploy.activation import Phase
+from peatnet.deploy.activator import REMOVED
 from peatnet.deploy.rollout import load_failed
 from peatnet.errors import IntegrityError
 from peatnet.log import get_logger
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 NO_MANIFEST: Final = (
     "its manifest is not in the catalogue: not heard of yet, withdrawn, or replaced by another one"
 )
-REMOVED: Final = "it was removed there by hand"
 
 _SUFFIX: Final = ".json"
 
@@ -173,6 +173,6 @@ def explain(outcome: Outcome) -> str:
     else:
         state = f"{now or 'nothing'} is in service"
     reason = f"{first.reason}{after}; {state}"
-    if first.phase is Phase.LOAD:
+    if first.phase is Phase.LOAD and first.reason != REMOVED:
         return load_failed(reason, first.lines)
     return f"not put into service: {reason}"

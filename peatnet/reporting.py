@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from peatnet.config import FetchPolicy
+from peatnet.deploy.activator import REMOVED
 from peatnet.deploy.hardware import shortfalls
 from peatnet.deploy.orders import NOT_TRUSTED
 from peatnet.models import ModelStatus
@@ -21,7 +22,6 @@ from peatnet.net.node_status import (
     ModelReport,
     NodeStatus,
 )
-from peatnet.ordered import REMOVED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,7 +21,7 @@ from peatnet.errors import PeatnetError
 from peatnet.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from peatnet.blobs import Database, Hash
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from peatnet.models import ModelManifest
 
 CANCELED: Final = "canceled"
+REMOVED: Final = "it was removed there by hand"
 
 log = get_logger(__name__)
 
@@ -56,10 +59,12 @@ class Activator:
         self._loaders = loaders
         self._pins = pins
         self._turn = trio.Lock()
-        # The wanted model's loader that runs now: of which slot, and what ends it.
-        self._loading: tuple[str, trio.CancelScope] | None = None
+        # The activation whose wanted model's loader runs now, and what ends that.
+        self._loading: tuple[Activation, trio.CancelScope] | None = None
         # Commands that were called off, perhaps before their activation has begun.
         self._unwanted: set[str] = set()
+        # Blobs that are being removed, and how often.
+        self._leaving: Counter[str] = Counter()
 
     # What there is; costs no disk
 
@@ -206,25 +211,41 @@ class Activator:
         if command is not None:
             self._unwanted.add(command)
         found = await trio.to_thread.run_sync(self._table.cancel, model_id, command)
-        if found and self._loading is not None and self._loading[0] == model_id:
+        if found and self._loading is not None and self._loading[0].slot == model_id:
             self._loading[1].cancel()
         return found
 
-    async def retire(self, model_id: str) -> bool:
-        """Take a model out of service: the link goes, and so does the pin. No loader is told.
+    @asynccontextmanager
+    async def without(self, blob: Hash) -> AsyncIterator[list[str]]:
+        """A blob is in no slot, nor on its way into one, for as long as the context lasts.
+
+        Where it is being put into service, its loader is ended, and the node goes back to what was in service; where another one
+        is, in a slot that this blob is in or may come back into, that is waited for. Then its link goes, and so does the pin; no
+        loader is told.
 
         Returns:
-            Whether one was in service.
+            The slots that it was in.
 
         Raises:
-            StorageError: the link or the database could not be written; then it is still in service.
+            StorageError, DiskFull: a link or the database could not be written; then it may still be in service.
         """
-        async with self._turn:
-            await self._finish_pending()
-            if self.current(model_id) is None:
-                return False
-            await trio.to_thread.run_sync(self._retire, model_id)
-        return True
+        leaving = blob.hex()
+        self._leaving[leaving] += 1
+        try:
+            if self._loading is not None and self._loading[0].wanted.blob == leaving:
+                self._loading[1].cancel()
+            if not await trio.to_thread.run_sync(self._involves, leaving):
+                yield []
+                return
+            async with self._turn:
+                await self._finish_pending()
+                slots = self.slots_with(blob)  # it may have been replaced meanwhile
+                for slot in slots:
+                    await trio.to_thread.run_sync(self._retire, slot)
+                yield slots
+        finally:
+            self._leaving[leaving] -= 1
+            self._leaving += Counter()  # drops those at zero
 
     # One activation, step by step
 
@@ -247,8 +268,9 @@ class Activator:
         if activation.phase is Phase.RESTORE:
             await trio.to_thread.run_sync(self._set_links, activation)
             return activation.restored()
-        if activation.at == 0 and await self._is_canceled(activation):
-            return activation.called_off(CANCELED)
+        reason = await self._why_not(activation)
+        if activation.at == 0 and reason is not None:
+            return activation.called_off(reason)
         match activation.phase:
             case Phase.LOAD:
                 return await self._load(activation)
@@ -303,7 +325,7 @@ class Activator:
                 await trio.to_thread.run_sync(self._table.put, activation.suspended())
             raise
         if result is None:
-            return activation.called_off(CANCELED)
+            return activation.called_off(await self._why_not(activation) or CANCELED)
         if result.reason is None:
             return activation.succeeded(loaded=True)
         return activation.failed(result.reason, result.lines)
@@ -311,14 +333,14 @@ class Activator:
     async def _run_loader(
         self, loader: LoaderConfig, activation: Activation, job: LoadJob
     ) -> LoadResult | None:
-        """Run a loader until it ends or (None) `cancel` is called."""
+        """Run a loader until it ends or (None) is not wanted any more."""
         result: LoadResult | None = None
         with trio.CancelScope() as scope:
             if activation.at == 0:
-                self._loading = (activation.slot, scope)
+                self._loading = (activation, scope)
             try:
-                # Once more: it may have been called between the last look and now.
-                if activation.at or not await self._is_canceled(activation):
+                # Once more: it may have been called off between the last look and now.
+                if activation.at or await self._why_not(activation) is None:
                     result = await run_loader(
                         loader, job, cwd=self._slots.data_dir, token=activation.token
                     )
@@ -326,10 +348,14 @@ class Activator:
                 self._loading = None
         return result
 
-    async def _is_canceled(self, activation: Activation) -> bool:
+    async def _why_not(self, activation: Activation) -> str | None:
+        """Why the wanted model is not wanted any more; None: it is."""
+        if activation.wanted.blob in self._leaving:
+            return REMOVED
         if activation.command in self._unwanted:
-            return True
-        return await trio.to_thread.run_sync(self._table.is_canceled, activation.slot)
+            return CANCELED
+        canceled = await trio.to_thread.run_sync(self._table.is_canceled, activation.slot)
+        return CANCELED if canceled else None
 
     def _job(self, candidate: Candidate, previous: Candidate | None) -> LoadJob:
         path = candidate.manifest_path
@@ -347,6 +373,9 @@ class Activator:
         )
 
     # What blocks, in worker threads
+
+    def _involves(self, blob: str) -> bool:
+        return any(candidate.blob == blob for candidate in self.involved())
 
     def _begin(self, activation: Activation) -> None:
         self._table.put(activation)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+import psutil
+
 from peatnet.blobs import Database, Store
 from peatnet.deploy.activator import Activator
+from peatnet.deploy.commands import TOKEN_VARIABLE
 from peatnet.deploy.loaders import CommandLoader, LoaderConfig
 from peatnet.models import ModelFormat, ModelManifest, ModelType
 
@@ -27,6 +30,23 @@ test "$(cat "$MODEL_PATH" | tail -c ${#name})" = "$name" || exit 66
 if [ -e "verdict $name" ]; then . "./verdict $name"; fi
 echo "$name" > running
 """
+
+
+# A verdict that never comes.
+WAITING = "touch waiting; exec sleep 1000"
+
+
+def loaders_running(root: Path) -> int:
+    """How many loaders of models below this directory run; other tests may have theirs at the same time."""
+    count = 0
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except psutil.Error:
+            continue
+        model = environment.get("MODEL_PATH", "")
+        count += TOKEN_VARIABLE in environment and model.startswith(str(root))
+    return count
 
 
 def gguf(name: str) -> bytes:

@@ -7,15 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 import trio
-from activation_kit import PUBLISHER, Bench, gguf
+from activation_kit import PUBLISHER, WAITING, Bench, gguf, loaders_running
 from support.waiting import DEFAULT_TIMEOUT, until
 
 from peatnet.deploy.activation import MAX_ATTEMPTS, Phase
 from peatnet.deploy.activator import CANCELED
-from peatnet.deploy.commands import TOKEN_VARIABLE
 from peatnet.deploy.loaders import CommandLoader
 from peatnet.deploy.service_table import ServiceTable
 from peatnet.errors import InUse
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from peatnet.deploy.activation import Candidate
 
 LOADED, READY, FAILED = ModelStatus.LOADED, ModelStatus.READY, ModelStatus.FAILED
-WAITING = "touch waiting; exec sleep 1000"
 
 
 @pytest.fixture
@@ -36,19 +33,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path / "node")
     yield bench
     bench.close()
-
-
-def loaders_running(root: Path) -> int:
-    """How many loaders of models below this directory run; other tests may have theirs at the same time."""
-    count = 0
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-        except psutil.Error:
-            continue
-        model = environment.get("MODEL_PATH", "")
-        count += TOKEN_VARIABLE in environment and model.startswith(str(root))
-    return count
 
 
 def blobs(*candidates: Candidate) -> set[str]:
@@ -390,15 +374,6 @@ async def test_what_is_in_service_is_not_removed(bench: Bench) -> None:
     assert outcome.reason is not None
     assert outcome.reason.startswith("the file of m@1 is gone")
     assert bench.linked("m") == "m@2"
-
-
-async def test_retiring(bench: Bench) -> None:
-    model = bench.model("m@1")
-    await bench.activator.activate(model)
-    assert await bench.activator.retire("m")
-    assert not await bench.activator.retire("m")
-    assert (bench.linked("m"), bench.activator.current("m"), bench.pinned()) == (None, None, set())
-    assert bench.activator.path_of(model).exists()
 
 
 async def test_a_name_that_was_given_to_another_file(bench: Bench) -> None:

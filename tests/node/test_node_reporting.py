@@ -10,6 +10,7 @@ from support.waiting import until
 
 from node.node_kit import OTHERS, THEM, MemoryPeer, World, file_of, hash_of, signed, world
 from peatnet.config import FetchPolicy, HardwareConfig
+from peatnet.deploy.activator import REMOVED
 from peatnet.deploy.orders import NOT_TRUSTED
 from peatnet.loader_settings import LoaderSettings
 from peatnet.models import ModelStatus
@@ -20,7 +21,6 @@ from peatnet.net.node_status import (
     CommandReport,
     NodeStatus,
 )
-from peatnet.ordered import REMOVED
 from peatnet.reporting import NO_POLICY, UNTRUSTED_TOLD, WAITING, Reporter
 
 if TYPE_CHECKING:
