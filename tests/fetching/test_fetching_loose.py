@@ -99,6 +99,7 @@ async def test_received_is_told_while_nothing_is_verified(
         name = f"http:{server.url.split('/')[2]}"
     assert_never_falls(seen)
     assert fetch.progress.to_json() == {
+        "copied_bytes": None,
         "size_bytes": SIZE,
         "verified_bytes": SIZE,
         "received_bytes": SIZE,

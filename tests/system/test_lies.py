@@ -110,9 +110,11 @@ def test_an_honest_holder_whose_disk_has_changed_a_byte_is_not_banned_and_mends_
         for chunk in range(6):
             damaged.seek(chunk * MIB + 1000)
             damaged.write(b"damage")
+    publisher.stop()
     # It has nothing to offer but damage, and says so by offering nothing.
     taker = cluster.up("taker", "--peer", holder.addr, *trust)
     wait_until(lambda: "damaged blob moved aside" in holder.log(), what="the holder to find out")
+    publisher.up("--peer", holder.addr)
     holder.wait_status("m", "ready")
     taker.wait_status("m", "ready")
     assert filecmp.cmp(taker.copy_of("m"), model, shallow=False)
