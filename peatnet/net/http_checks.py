@@ -23,6 +23,7 @@ MAX_VALIDATOR = 512
 # 20 digits hold any size below 2**64; longer ones are refused before they are parsed.
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20}|\*)")
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,20})")
+_REDIRECT_HINT = "the server there must lead to the file's own http:// or https:// address"
 _WEB_PAGES = ("text/html", "application/xhtml+xml")
 
 
@@ -36,26 +37,34 @@ def parse_url(text: str) -> httpx.URL:
         raise HttpSourceError(f"the URL is longer than {MAX_URL} characters: {text[:80]}...")
     try:
         url = httpx.URL(text)
-        host = url.host  # decoded only now, by rules that the constructor does not know
+        fault = _fault(url)
     except (httpx.InvalidURL, ValueError) as exc:
         raise HttpSourceError(f"{text!r} is not a URL: {exc}") from exc
-    if url.scheme not in ("http", "https"):
+    if fault is not None:
         raise HttpSourceError(
-            f"{text!r}: only http and https URLs can be fetched",
-            hint="publish the model with an http:// or https:// download_url",
+            f"{text!r}: {fault}", hint="publish the model with an http:// or https:// download_url"
         )
-    if not host:
-        raise HttpSourceError(f"{text!r} names no host")
-    if url.port is not None and not 0 < url.port < 65536:
-        raise HttpSourceError(f"{text!r} names no port that there is")
     return url.copy_with(fragment=None)
+
+
+def _fault(url: httpx.URL) -> str | None:
+    """Why nothing can be fetched from there. Raises httpx.InvalidURL or ValueError where the URL is none."""
+    host = url.host  # decoded only now, by rules that the constructor does not know
+    if url.scheme not in ("http", "https"):
+        return "only http and https URLs can be fetched"
+    if not host:
+        return "it names no host"
+    if url.port is not None and not 0 < url.port < 65536:
+        return "it names no port that there is"
+    return None
 
 
 def redirect_target(url: httpx.URL, location: str | None) -> httpx.URL:
     """Where a redirect leads, checked like the first URL.
 
     Raises:
-        HttpSourceError: there is no Location, or it leads away from http and https, or from https to http.
+        HttpSourceError: there is no Location, or it is no URL, or it leads away from http and https, or from https to
+            http; with the URL that redirected.
     """
     if not location:
         raise HttpSourceError(f"{display(url)}: a redirect without a Location")
@@ -64,9 +73,17 @@ def redirect_target(url: httpx.URL, location: str | None) -> httpx.URL:
             f"{display(url)}: redirects to a URL longer than {MAX_URL} characters"
         )
     try:
-        target = parse_url(str(url.join(location)))
+        target = url.join(location).copy_with(fragment=None)
+        fault = _fault(target)
     except (httpx.InvalidURL, ValueError) as exc:
-        raise HttpSourceError(f"{display(url)}: redirects to {location!r}, no URL") from exc
+        raise HttpSourceError(
+            f"{display(url)}: redirects to {_without_secrets(location)!r}, which is no URL",
+            hint=_REDIRECT_HINT,
+        ) from exc
+    if fault is not None:
+        raise HttpSourceError(
+            f"{display(url)}: redirects to {display(target)!r}: {fault}", hint=_REDIRECT_HINT
+        )
     if url.scheme == "https" and target.scheme != "https":
         raise HttpSourceError(
             f"{display(url)}: redirects from https down to {display(target)}",
@@ -78,6 +95,12 @@ def redirect_target(url: httpx.URL, location: str | None) -> httpx.URL:
 def display(url: httpx.URL) -> str:
     """The URL for a message: without the user, password, query and fragment, which may be secrets."""
     shown = str(url.copy_with(username=None, password=None, query=None, fragment=None))
+    return shown if len(shown) <= 200 else shown[:200] + "..."
+
+
+def _without_secrets(text: str) -> str:
+    """What ``display`` shows, of a text that is no URL."""
+    shown = re.sub(r"//[^/]*@", "//", re.split(r"[?#]", text, maxsplit=1)[0])
     return shown if len(shown) <= 200 else shown[:200] + "..."
 
 

@@ -254,6 +254,7 @@ class HttpClient:
         self._final: httpx.URL | None = None
         self._client = httpx.AsyncClient(
             follow_redirects=False,
+            event_hooks={"response": [_check_redirect]},
             trust_env=settings.trust_env,
             verify=settings.ssl_context or _public_authorities(trust_env=settings.trust_env),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
@@ -342,6 +343,12 @@ class HttpClient:
         raise HttpSourceError(
             f"{checks.display(self.url)}: more than {self._settings.max_redirects} redirects"
         )
+
+
+async def _check_redirect(response: httpx.Response) -> None:
+    """Look at a Location before httpx does, to which a bad one is an error of the connection."""
+    if response.has_redirect_location:
+        checks.redirect_target(response.request.url, response.headers["location"])
 
 
 @contextmanager

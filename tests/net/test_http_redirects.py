@@ -74,12 +74,16 @@ async def test_an_expired_place_is_looked_up_again(store: Store) -> None:
     ("target", "complaint"),
     [
         ("/model.gguf", "more than 5 redirects"),
-        ("ftp://127.0.0.1/model.gguf", "only http and https"),
-        ("file:///etc/passwd", "only http and https"),
-        ("http://127.0.0.1:99999/", "no port"),
-        ("http://x:y:z/", "after 3 tries"),
+        ("ftp://127.0.0.1/model.gguf", "/model.gguf': only http and https"),
+        ("file:///etc/passwd", "/etc/passwd': only http and https"),
+        ("http://127.0.0.1:99999/", "'http://127.0.0.1:99999/': it names no port"),
+        ("http://u:secret@127.0.0.1:99999/x?secret#secret", "99999/x': it names no port"),
+        ("http://x:y:z/", "'http://x:y:z/', which is no URL"),
+        ("http://u:secret@[::1?secret#secret", "'http://[::1', which is no URL"),
+        ("http://[::1/" + "x" * 500, "xxx...', which is no URL"),
+        ("http://127.0.0.1/\x1b[31m", "\\x1b[31m', which is no URL"),
         ("http://a..b/m", "label"),
-        ("http://xn--a/m", "not allowed"),
+        ("http://xn--a/m", "'http://xn--a/m', which is no URL"),
         ("/" + "x" * 5000, "longer than"),
         ("", "without a Location"),
     ],
@@ -89,6 +93,12 @@ async def test_redirects_that_lead_nowhere(store: Store, target: str, complaint:
         error = await refused(store, server.url)
     assert isinstance(error, HttpSourceError)
     assert complaint in error.message
+    assert server.url in error.message  # it is the one that redirects
+    assert "secret" not in error.message
+    assert "manifest" not in (error.hint or "")
+    if not target.startswith("/"):
+        assert {ask.path for ask in server.asks} == {"/model.gguf"}
+        assert len(server.asks) <= 4  # one for each connection: it is not tried again
 
 
 @pytest.fixture(scope="module")
