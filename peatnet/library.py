@@ -264,6 +264,25 @@ class Library:
             for model, info in (each for each in ready if each[0].key not in paths):
                 self.set_ready(model, info)
 
+    def left_unready(self) -> list[Model]:
+        """Models of trusted publishers that are here, complete, and of which nothing is remembered. Costs no disk.
+
+        The end of the node came between their records and their states. What somebody has removed is remembered as removed.
+        """
+        return [model for model in self.models() if self._is_left(model) is not None]
+
+    def ready_left(self, models: Sequence[Model]) -> list[Model]:
+        """Do what :meth:`set_ready` does for those of these that :meth:`left_unready` would name still; returns them."""
+        with self._turn:
+            left = [(model, info) for model in models if (info := self._is_left(model)) is not None]
+            self.set_ready_all(left)
+        return [model for model, _ in left]
+
+    def _is_left(self, model: Model) -> BlobInfo | None:
+        if not model.trusted or self.states.knows(model.key):
+            return None
+        return self.info_of(model)
+
     def _ready_state(self, info: BlobInfo, path: Path) -> LocalState:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         return LocalState(info.hash, str(path.relative_to(self.config.data_dir)), now)

@@ -1,9 +1,10 @@
-"""What a node does about a blob that turned out to be damaged when it was about to be served."""
+"""What a node sets right by itself: what a crash has left half done, and blobs that turned out to be damaged."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -15,8 +16,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peatnet.library import Library
+    from peatnet.targets import Model
+
+# Models that are set ready together; whoever else changes states waits for so many.
+_TOGETHER: Final = 128
 
 log = get_logger(__name__)
+
+
+async def finish_publishing(library: Library, on_model: Callable[[Model], None]) -> None:
+    """Set ready what was published, or fetched with others, when the node ended before it was noted as ready.
+
+    Args:
+        library: what the node has.
+        on_model: called with each model that is ready now.
+    """
+    # Most nodes have nothing of this; a thread looks, since there may be tens of thousands of models.
+    left = await trio.to_thread.run_sync(library.left_unready)
+    for start in range(0, len(left), _TOGETHER):
+        ready = partial(library.ready_left, left[start : start + _TOGETHER])
+        try:
+            done = await trio.to_thread.run_sync(ready)
+        except PeatnetError as exc:
+            log.warning("models that are here not set ready", error=exc.message)
+            return
+        for model in done:
+            log.info("ready after all", model=str(model))
+            on_model(model)
 
 
 async def mend(library: Library, wake: Callable[[], None]) -> None:

@@ -23,7 +23,7 @@ from peatnet.fetching import USUAL_PRIORITY, no_url
 from peatnet.keeper import Keeper
 from peatnet.limiting import Limits
 from peatnet.lookout import Lookout
-from peatnet.mending import mend
+from peatnet.mending import finish_publishing, mend
 from peatnet.peer_list import peer_views
 from peatnet.publisher import Publisher
 from peatnet.publishing import Publication, check_out
@@ -460,6 +460,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._budget.run)
             nursery.start_soon(mend, self._library, self._keeper.wake)
+            nursery.start_soon(finish_publishing, self._library, self._model_changed)
             await nursery.start(self._keeper.run)
             await nursery.start(self.fleet.run)
             if self._follows_commands:

@@ -116,6 +116,10 @@ class States:
         """What is remembered of a model."""
         return self._states.get(key, _NOTHING)
 
+    def knows(self, key: Key) -> bool:
+        """Whether anything is remembered of a model."""
+        return key in self._states
+
     def items(self) -> list[tuple[Key, LocalState]]:
         """All that is remembered, also of models that do not count any more."""
         return list(self._states.items())
