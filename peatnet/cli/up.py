@@ -2,7 +2,6 @@
 
 # ruff: noqa: PLC0415  # heavy modules are imported late: --help must answer at once
 
-from contextlib import suppress
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from peatnet.cli.options import DataDir, Verbose
 from peatnet.cli.session import Session
+from peatnet.ending import end_at_once_when_told
 from peatnet.errors import UsageError
 
 # Where an option is not called as the setting is.
@@ -105,21 +105,19 @@ def up(
     The first line on stdout, printed when the node is ready, is one JSON object with its peer_id and its addrs,
     which other machines give to `--peer`. Logs go to stderr.
     """
-    with suppress(
-        KeyboardInterrupt
-    ):  # told to stop before it had begun to run: stopped, and no error
-        session = Session(ctx, data_dir=data_dir, verbose=verbose)
-        _up(
-            session,
-            listen=listen,
-            peers=peer,
-            mdns=mdns,
-            trusted_publishers=trust,
-            fetch=fetch.value if fetch else None,
-            name=name,
-            bulk=bulk,
-            bulk_port=bulk_port,
-        )
+    end_at_once_when_told()
+    session = Session(ctx, data_dir=data_dir, verbose=verbose)
+    _up(
+        session,
+        listen=listen,
+        peers=peer,
+        mdns=mdns,
+        trusted_publishers=trust,
+        fetch=fetch.value if fetch else None,
+        name=name,
+        bulk=bulk,
+        bulk_port=bulk_port,
+    )
 
 
 def _up(session: Session, **given: Any) -> None:
