@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MODE = 0o600
-_BACKLOG = 100
+# Connections that wait to be accepted; the kernel has a limit of its own, 4,096 mostly.
+_BACKLOG = 1024
 
 
 @contextmanager

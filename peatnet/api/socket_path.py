@@ -10,6 +10,7 @@ import os
 import socket
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from peatnet.errors import NodeUnreachable, StorageError
@@ -22,8 +23,10 @@ NAME = "control.sock"
 # sizeof(sockaddr_un.sun_path) on Linux, less the final NUL.
 _MAX_ADDRESS_BYTES = 107
 
-# A listening socket accepts a connection at once, even when its process is busy: the kernel does it.
+# A listening socket accepts a connection at once, even when its process is busy: the kernel does it. Only when very many
+# wait to be accepted it refuses more, for as long as it takes the process to come round to them.
 _CONNECT_TIMEOUT_S = 2.0
+_CONNECT_RETRY_S = 0.02
 
 
 def control_socket(data_dir: Path) -> Path:
@@ -71,18 +74,36 @@ def connected(path: Path, timeout: float = _CONNECT_TIMEOUT_S) -> socket.socket 
         connection.settimeout(_CONNECT_TIMEOUT_S)
         try:
             with socket_address(path) as address:
-                connection.connect(address)
+                _connect(connection, address)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             return None
         except PermissionError as exc:
             raise NodeUnreachable(
                 f"{path}: not permitted", hint="run this command as the user that the node runs as"
             ) from exc
+        except BlockingIOError as exc:
+            raise NodeUnreachable(
+                f"{path}: the node does not answer: too many others wait for it",
+                hint="it may be frozen or overloaded; see its log, or restart it",
+            ) from exc
         except OSError as exc:
             raise NodeUnreachable(f"{path}: {exc.strerror or exc}") from exc
         connection.settimeout(timeout)
         unless_connected.pop_all()
         return connection
+
+
+def _connect(connection: socket.socket, address: str) -> None:
+    give_up_at = monotonic() + _CONNECT_TIMEOUT_S
+    while True:
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            if monotonic() >= give_up_at:
+                raise
+        else:
+            return
+        sleep(_CONNECT_RETRY_S)
 
 
 def answers(path: Path) -> bool:

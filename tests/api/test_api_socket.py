@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -124,5 +125,38 @@ def test_a_node_too_stuck_to_accept(tmp_path: Path) -> None:
         stuck.listen(0)
         waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
         waiting.connect(str(path))  # fills the queue
-        with pytest.raises(NodeUnreachable):
+        with pytest.raises(NodeUnreachable, match="too many others wait"):
             answers(path)
+
+
+def test_a_node_that_is_slow_to_accept(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with ExitStack() as stack:
+        busy = stack.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(str(path))
+        busy.listen(0)
+        waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+        waiting.connect(str(path))  # fills the queue
+        refused = stack.enter_context(socket.socket(socket.AF_UNIX))
+        refused.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            refused.connect(str(path))
+        found: list[bool] = []
+        asking = threading.Thread(target=lambda: found.append(answers(path)))
+        asking.start()
+        asking.join(0.1)  # it has been refused by now
+        busy.settimeout(10)
+        for _ in range(2):
+            busy.accept()[0].close()
+        asking.join()
+    assert found == [True]
+
+
+def test_many_at_one_moment(tmp_path: Path, stack: ExitStack) -> None:
+    path = tmp_path / "control.sock"
+    listen(stack, path)
+    for _ in range(300):
+        waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+        waiting.settimeout(0)
+        waiting.connect(str(path))
+    assert answers(path)
