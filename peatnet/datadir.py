@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOCK_NAME = "lock"
+NODE = "up"
+"""What holds a data directory for as long as a node runs there, as the lock file says it."""
+
+# In the lock file: whose it is, a process and what it does. Anybody who may write there may have written it.
+_HOLDER = re.compile(rb"([0-9]{1,10}) ([a-z_]{1,32})\n")
+_HOLDER_BYTES = 64
 RESERVE_NAME = "reserve"
 # What the database needs to be opened, and to note that some things are gone.
 RESERVE = 512 * 1024
+
+
+class HeldByVerb(DataDirLocked):
+    """It is a command that holds the data directory, which will be done some time."""
 
 
 def unusable(path: Path, exc: OSError) -> StorageError:
@@ -31,12 +42,17 @@ def unusable(path: Path, exc: OSError) -> StorageError:
 
 
 @contextmanager
-def locked_data_dir(path: Path) -> Iterator[None]:
+def locked_data_dir(path: Path, verb: str = NODE) -> Iterator[None]:
     """Hold the data directory for as long as the context lasts; makes it (mode 0700) where it is missing.
 
     The lock is the kernel's (flock), so it ends with the process, however that dies.
 
+    Args:
+        path: the directory.
+        verb: what it is held for, which others are told.
+
     Raises:
+        HeldByVerb: another process holds it, for a verb that is not a node.
         DataDirLocked: another process holds it.
         StorageError: it cannot be made, read or written.
     """
@@ -52,15 +68,37 @@ def locked_data_dir(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise DataDirLocked(
-                f"another peatnet node runs on {path}",
-                hint="stop it, or use another --data-dir; commands reach a running node by themselves",
-            ) from exc
+            raise _held(path, fd) from exc
         except OSError as exc:
             raise unusable(path, exc) from exc
-        yield
+        with suppress(OSError):  # on a full disk the file says nothing
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()} {verb}\n".encode(), 0)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.ftruncate(fd, 0)
     finally:
         os.close(fd)
+
+
+def _held(path: Path, fd: int) -> DataDirLocked:
+    try:
+        found = _HOLDER.fullmatch(os.pread(fd, _HOLDER_BYTES, 0))
+    except OSError:
+        found = None
+    pid, verb = (part.decode() for part in found.groups()) if found else ("", NODE)
+    process = f" (process {pid})" if pid else ""
+    if verb != NODE:
+        return HeldByVerb(
+            f"the command `{verb}`{process} works in {path}",
+            hint="wait until it is done, or stop it",
+        )
+    return DataDirLocked(
+        f"another peatnet node runs on {path}{process}",
+        hint="stop it, or use another --data-dir; commands reach a running node by themselves",
+    )
 
 
 def keep_reserve(path: Path) -> None:

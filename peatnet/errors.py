@@ -169,7 +169,7 @@ class StorageError(PeatnetError):
 
 
 class DataDirLocked(PeatnetError):
-    """Another node runs on the same data directory."""
+    """Another process works in the same data directory: a node, or a command where none runs."""
 
     slug = "data-dir-locked"
     exit_code = 23

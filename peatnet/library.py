@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from peatnet.blobs import Database, Hash, Store
 from peatnet.blobs.index import REBUILT
-from peatnet.datadir import keep_reserve, locked_data_dir
+from peatnet.datadir import NODE, keep_reserve, locked_data_dir
 from peatnet.deploy.activator import Activator
 from peatnet.errors import Ambiguous, DiskFull, IntegrityError, InUse, NotFound, StorageError
 from peatnet.identity import load_or_create
@@ -247,9 +247,16 @@ class Library:
                 self.places.take(before)
         return path
 
-    def set_ready_all(self, ready: Sequence[tuple[Model, BlobInfo]]) -> None:
-        """Do what :meth:`set_ready` does for many models, at far less cost than one by one."""
+    def set_ready_all(
+        self, ready: Sequence[tuple[Model, BlobInfo]], *, unknown_only: bool = False
+    ) -> None:
+        """Do what :meth:`set_ready` does for many models, at far less cost than one by one.
+
+        ``unknown_only``: but not for those of which something is remembered already.
+        """
         with self._turn:
+            if unknown_only:
+                ready = [each for each in ready if not self.states.knows(each[0].key)]
             usual = [
                 (model.key, model.manifest, info)
                 for model, info in ready
@@ -263,25 +270,6 @@ class Library:
             )
             for model, info in (each for each in ready if each[0].key not in paths):
                 self.set_ready(model, info)
-
-    def left_unready(self) -> list[Model]:
-        """Models of trusted publishers that are here, complete, and of which nothing is remembered. Costs no disk.
-
-        The end of the node came between their records and their states. What somebody has removed is remembered as removed.
-        """
-        return [model for model in self.models() if self._is_left(model) is not None]
-
-    def ready_left(self, models: Sequence[Model]) -> list[Model]:
-        """Do what :meth:`set_ready` does for those of these that :meth:`left_unready` would name still; returns them."""
-        with self._turn:
-            left = [(model, info) for model in models if (info := self._is_left(model)) is not None]
-            self.set_ready_all(left)
-        return [model for model, _ in left]
-
-    def _is_left(self, model: Model) -> BlobInfo | None:
-        if not model.trusted or self.states.knows(model.key):
-            return None
-        return self.info_of(model)
 
     def _ready_state(self, info: BlobInfo, path: Path) -> LocalState:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -486,15 +474,20 @@ class Library:
 
 
 @contextmanager
-def open_library(config: Config) -> Iterator[Library]:
+def open_library(config: Config, verb: str = NODE) -> Iterator[Library]:
     """Open a data directory for this process alone, and make what is missing in it.
 
+    Args:
+        config: says where it is.
+        verb: what for, which others are told who find it locked.
+
     Raises:
+        HeldByVerb: another process works in it, for a verb that is not a node.
         DataDirLocked: another process works in it.
         StorageError: it cannot be read or written, or is damaged.
         ConfigError: a trusted publisher in the configuration is no peer id.
     """
-    with locked_data_dir(config.data_dir):
+    with locked_data_dir(config.data_dir, verb):
         keep_reserve(config.data_dir)
         path = config.data_dir / "peatnet.db"
         identity = load_or_create(config.data_dir / "identity.key", database=path)

@@ -15,6 +15,7 @@ from peatnet.log import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from peatnet.blobs import BlobInfo
     from peatnet.library import Library
     from peatnet.targets import Model
 
@@ -32,17 +33,30 @@ async def finish_publishing(library: Library, on_model: Callable[[Model], None])
         on_model: called with each model that is ready now.
     """
     # Most nodes have nothing of this; a thread looks, since there may be tens of thousands of models.
-    left = await trio.to_thread.run_sync(library.left_unready)
+    left = await trio.to_thread.run_sync(left_unready, library)
     for start in range(0, len(left), _TOGETHER):
-        ready = partial(library.ready_left, left[start : start + _TOGETHER])
+        some = left[start : start + _TOGETHER]
+        # Somebody may have removed one meanwhile.
+        ready = partial(library.set_ready_all, some, unknown_only=True)
         try:
-            done = await trio.to_thread.run_sync(ready)
+            await trio.to_thread.run_sync(ready)
         except PeatnetError as exc:
             log.warning("models that are here not set ready", error=exc.message)
             return
-        for model in done:
+        for model, _ in some:
             log.info("ready after all", model=str(model))
             on_model(model)
+
+
+def left_unready(library: Library) -> list[tuple[Model, BlobInfo]]:
+    """Models of trusted publishers that are here, complete, and of which nothing is remembered. Costs no disk.
+
+    What somebody has removed is remembered as removed.
+    """
+    unknown = (
+        model for model in library.models() if model.trusted and not library.states.knows(model.key)
+    )
+    return [(model, info) for model in unknown if (info := library.info_of(model)) is not None]
 
 
 async def mend(library: Library, wake: Callable[[], None]) -> None:

@@ -5,24 +5,34 @@ from __future__ import annotations
 import random
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from peatnet.concurrency import bare_errors
+from peatnet.datadir import NODE, HeldByVerb
 from peatnet.deploy.known_nodes import KnownNodes
 from peatnet.library import open_library
+from peatnet.log import get_logger
 from peatnet.node import Node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractContextManager
 
     from peatnet.config import Config
+    from peatnet.library import Library
+
+# A command that works in the data directory without a node may wait for peers: so long a node that is to run there waits for it.
+VERB_PATIENCE_S: Final = 60.0
+_LOOK_AGAIN_S: Final = 0.1
+
+log = get_logger(__name__)
 
 
 @asynccontextmanager
 async def open_node(
-    config: Config, *, network: bool = True, lasting: bool = True
+    config: Config, *, network: bool = True, lasting: bool = True, verb: str = NODE
 ) -> AsyncIterator[Node]:
     """Run a node for as long as the context lasts.
 
@@ -30,16 +40,18 @@ async def open_node(
         config: its settings; see :func:`peatnet.config.load_config`.
         network: False for a node that only works on its store: libp2p is not imported, nothing listens.
         lasting: False for a node that lives for one task: what it was asked for and has not done is forgotten.
+        verb: what it lives for; others who find the data directory locked are told.
+
+    A node that is no verb's waits a minute at most for a verb that works in the data directory.
 
     Raises:
-        DataDirLocked: another node runs on the data directory.
+        DataDirLocked: another node runs on the data directory, or a verb works there.
         ListenError: an address cannot be listened on.
         ConfigError: an address or a peer id in the configuration is malformed.
         StorageError: the data directory cannot be used.
     """
     rng = random.SystemRandom()
-    opening = open_library(config)
-    library = await trio.to_thread.run_sync(opening.__enter__)
+    opening, library = await _opened(config, verb)
     try:
         with bare_errors():
             if not network:
@@ -79,6 +91,22 @@ async def open_node(
                 yield node
     finally:
         opening.__exit__(None, None, None)
+
+
+async def _opened(config: Config, verb: str) -> tuple[AbstractContextManager[Library], Library]:
+    patience = VERB_PATIENCE_S if verb == NODE else 0.0
+    give_up_at, told = trio.current_time() + patience, ""
+    while True:
+        opening = open_library(config, verb)
+        try:
+            return opening, await trio.to_thread.run_sync(opening.__enter__)
+        except HeldByVerb as exc:
+            if trio.current_time() >= give_up_at:
+                raise
+            if exc.message != told:
+                log.info("waiting for the data directory", held_by=exc.message)
+                told = exc.message
+        await trio.sleep(_LOOK_AGAIN_S)
 
 
 @asynccontextmanager

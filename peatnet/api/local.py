@@ -93,12 +93,12 @@ async def _run_verb(
     if verb is None:
         raise UsageError(f"no verb {name!r}")
     parsed = verb.parse(params)
-    async with open_node(config, network=False) as node:
+    async with open_node(config, network=False, verb=name) as node:
         if not isinstance(parsed, GetParams) or not await _needs_peers(node, parsed):
             return await verb.run(node, parsed, emit)
     # A node that lives for one verb is not in the way of the one that will run here, and fetches nothing else.
     config = config.model_copy(update={"listen": ["/ip4/0.0.0.0/tcp/0"], "fetch": FetchPolicy.NONE})
-    async with open_node(config, lasting=False) as node:
+    async with open_node(config, lasting=False, verb=name) as node:
         await _hear_of(node, parsed.reference)
         return await verb.run(node, parsed, emit)
 

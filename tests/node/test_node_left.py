@@ -44,5 +44,5 @@ async def test_what_was_published_but_not_noted_as_ready(
             while await ready() != {"one", "two", "three"}:
                 await changes.receive()
     with open_library(config) as library:
-        assert library.left_unready() == []
+        assert mending.left_unready(library) == []
         assert len(library.states.items()) == 4
