@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from peatnet.blobs.rows import readable
 from peatnet.errors import PeatnetError, StaleRecord, StorageError, UsageError
 from peatnet.log import get_logger
 from peatnet.net.ports import Taken
@@ -81,7 +82,7 @@ class Ledger:
         self._keys = keys
         self._configured = set(trusted)
         database.script("ledger-1", _SCHEMA)
-        added = {PeerId.parse(row[0]) for row in database.execute("SELECT peer_id FROM trusted")}
+        added = readable("trusted", database.execute("SELECT peer_id FROM trusted"), PeerId.parse)
         self.catalogue = Catalogue({keys.peer_id, *self._configured, *added})
         self.on_change: list[Callable[[Record], None]] = []
         self._models: dict[bytes, Model] = {}

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from peatnet.blobs.rows import readable
+
 if TYPE_CHECKING:
     from peatnet.blobs import Database
     from peatnet.deploy.orders import Directive, Order
@@ -82,6 +84,20 @@ class OrderEntry:
         return self.state in _OPEN
 
 
+def _read(  # a column each
+    publisher: str,
+    model_id: str,
+    command_id: str,
+    version: str,
+    sequence: int,
+    record: bytes,
+    state: str,
+    reason: str,
+) -> OrderEntry:
+    order = sequence, record
+    return OrderEntry(publisher, model_id, command_id, version, order, OrderState(state), reason)
+
+
 class OrderTable:
     """The table, and what it says in memory. Whatever changes it blocks on the disk, which comes first.
 
@@ -99,19 +115,7 @@ class OrderTable:
             "SELECT publisher, model_id, command_id, version, sequence, record, state, reason"
             " FROM orders"
         )
-        entries = [
-            OrderEntry(
-                publisher,
-                model_id,
-                command_id,
-                version,
-                (sequence, record),
-                OrderState(state),
-                reason,
-            )
-            for publisher, model_id, command_id, version, sequence, record, state, reason in rows
-        ]
-        self._entries = {entry.name: entry for entry in entries}
+        self._entries = {entry.name: entry for entry in readable("orders", rows, _read)}
 
     def entries(self) -> list[OrderEntry]:
         """All of them, oldest first."""

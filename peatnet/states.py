@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peatnet.blobs import Hash
+from peatnet.blobs.rows import readable
 from peatnet.views import SourceChoice
 
 if TYPE_CHECKING:
@@ -99,18 +100,7 @@ class States:
         rows = database.execute(
             "SELECT publisher, key, blob, path, verified_at, error, failed, removed, tried FROM models"
         )
-        self._states = {
-            (publisher, key): LocalState(
-                Hash(blob) if blob else None,
-                path,
-                verified,
-                error,
-                bool(failed),
-                bool(removed),
-                tried,
-            )
-            for publisher, key, blob, path, verified, error, failed, removed, tried in rows
-        }
+        self._states = dict(readable("models", rows, _read))
 
     def get(self, key: Key) -> LocalState:
         """What is remembered of a model."""
@@ -154,12 +144,28 @@ class States:
 
     def intents(self) -> list[Intent]:
         """What was being fetched on request when the node stopped."""
-        return [
-            Intent(target, SourceChoice(source), priority)
-            for target, source, priority in self._database.execute(
-                "SELECT target, source, priority FROM intents"
-            )
-        ]
+        rows = self._database.execute("SELECT target, source, priority FROM intents")
+        return readable("intents", rows, _read_intent)
+
+
+def _read_intent(target: str, source: str, priority: int) -> Intent:
+    return Intent(target, SourceChoice(source), priority)
+
+
+def _read(  # noqa: PLR0917  # a column each
+    publisher: str,
+    key: str,
+    blob: bytes | None,
+    path: str | None,
+    verified_at: str | None,
+    error: str | None,
+    failed: int,
+    removed: int,
+    tried: bytes | None,
+) -> tuple[Key, LocalState]:
+    found = Hash(blob) if blob else None
+    state = LocalState(found, path, verified_at, error, bool(failed), bool(removed), tried)
+    return (publisher, key), state
 
 
 def _values(key: Key, state: LocalState) -> tuple[Any, ...]:

@@ -182,4 +182,11 @@ def _translated(exc: sqlite3.Error, path: Path) -> PeatnetError:
             f"the database {path} is damaged: {exc}",
             hint="move it elsewhere, then run `peatnet verify --rebuild`",
         )
-    return StorageError(f"the database {path}: {exc}", hint="check who owns the directory")
+    # What SQLite finds wrong with a statement of ours: the tables are not those that were made.
+    broken = code == sqlite3.SQLITE_ERROR
+    hint = (
+        "it was changed by something else; put a copy of it back, or move it elsewhere and run `peatnet verify --rebuild`"
+        if broken
+        else "check who owns the directory"
+    )
+    return StorageError(f"the database {path}: {exc}", hint=hint)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from peatnet.blobs.rows import readable
 from peatnet.deploy.activation import Activation, Candidate, Outcome, Standing
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ class ServiceTable:
     def __init__(self, database: Database) -> None:
         self._database = database
         database.script("service-1", _SCHEMA)
-        rows = database.execute("SELECT slot, standing, previous FROM service")
-        self._standings = {slot: _standings().validate_json(text) for slot, text, _ in rows}
-        self._previous = {
-            slot: _candidates().validate_json(text) for slot, _, text in rows if text is not None
-        }
+        rows = database.execute("SELECT slot, standing FROM service")
+        self._standings = dict(readable("service", rows, _read_standing))
+        rows = database.execute("SELECT slot, previous FROM service WHERE previous IS NOT NULL")
+        self._previous = dict(readable("service", rows, _read_candidate))
+        # They are read again and again.
+        self._unreadable: set[tuple[Any, ...]] = set()
 
     def standings(self) -> Mapping[str, Standing]:
         """What is in each slot."""
@@ -58,9 +60,9 @@ class ServiceTable:
         return self._previous.get(slot)
 
     def pending(self) -> list[Activation]:
-        """The activations that have not ended."""
-        rows = self._database.execute("SELECT state FROM activations ORDER BY slot")
-        return [_activations().validate_json(row[0]) for row in rows]
+        """The activations that have not ended. One that cannot be read is none: the links go back to what standings say."""
+        rows = self._database.execute("SELECT slot, state FROM activations ORDER BY slot")
+        return readable("activations", rows, _read_activation, self._unreadable)
 
     def put(self, activation: Activation) -> None:
         """Remember the state of an activation."""
@@ -73,10 +75,9 @@ class ServiceTable:
     def cancel(self, slot: str, command: str | None) -> bool:
         """Note that the activation of a slot is not wanted any more; False where there is none (of this command)."""
         with self._database.transaction() as database:
-            rows = database.execute("SELECT state FROM activations WHERE slot = ?", (slot,))
-            if not rows:
-                return False
-            if command not in {None, _activations().validate_json(rows[0][0]).command}:
+            rows = database.execute("SELECT slot, state FROM activations WHERE slot = ?", (slot,))
+            found = readable("activations", rows, _read_activation, self._unreadable)
+            if not found or command not in {None, found[0].command}:
                 return False
             database.execute("UPDATE activations SET canceled = 1 WHERE slot = ?", (slot,))
         return True
@@ -114,9 +115,10 @@ class ServiceTable:
     def outcome(self, slot: str) -> tuple[str, Outcome] | None:
         """The command of the last activation of a slot, and how that ended."""
         rows = self._database.execute(
-            "SELECT command, outcome FROM activation_outcomes WHERE slot = ?", (slot,)
+            "SELECT slot, command, outcome FROM activation_outcomes WHERE slot = ?", (slot,)
         )
-        return (rows[0][0], _outcomes().validate_json(rows[0][1])) if rows else None
+        found = readable("activation_outcomes", rows, _read_outcome, self._unreadable)
+        return found[0] if found else None
 
     def clear(self, slot: str) -> None:
         """Nothing is in this slot."""
@@ -127,6 +129,22 @@ class ServiceTable:
 
 def _text(candidate: Candidate | None) -> str | None:
     return None if candidate is None else _candidates().dump_json(candidate).decode()
+
+
+def _read_standing(slot: str, text: str) -> tuple[str, Standing]:
+    return slot, _standings().validate_json(text)
+
+
+def _read_candidate(slot: str, text: str) -> tuple[str, Candidate]:
+    return slot, _candidates().validate_json(text)
+
+
+def _read_activation(_slot: str, text: str) -> Activation:
+    return _activations().validate_json(text)
+
+
+def _read_outcome(_slot: str, command: str, text: str) -> tuple[str, Outcome]:
+    return command, _outcomes().validate_json(text)
 
 
 # Made late and once: building them takes a while.
