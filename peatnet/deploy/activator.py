@@ -429,6 +429,15 @@ class Activator:
         """Links as standings say, though somebody else has changed them; pins likewise."""
         for slot, standing in self._table.standings().items():
             try:
+                other = self._slots.other(slot, standing.candidate)
+                if other is not None:
+                    # As where an older peatnet.db was put back. Whoever follows the link has another model, or nobody knows what.
+                    log.warning(
+                        "link led to something else than what is in service: set back, and not known to be loaded",
+                        model=str(standing.candidate),
+                        led_to=str(other),
+                    )
+                    self._table.unload(slot)
                 self._slots.set(slot, standing.candidate)
             except PeatnetError as exc:
                 log.error("model in service", model=str(standing.candidate), error=exc.message)  # noqa: TRY400  # no bug

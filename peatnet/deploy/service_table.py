@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,15 @@ class ServiceTable:
         )
         found = readable("activation_outcomes", rows, _read_outcome, self._unreadable)
         return found[0] if found else None
+
+    def unload(self, slot: str) -> None:
+        """What is in this slot is not known to be loaded any more."""
+        standing = self._standings[slot]
+        if standing.loaded:
+            standing = replace(standing, loaded=False)
+            text = _standings().dump_json(standing).decode()
+            self._database.execute("UPDATE service SET standing = ? WHERE slot = ?", (text, slot))
+            self._standings[slot] = standing
 
     def clear(self, slot: str) -> None:
         """Nothing is in this slot."""

@@ -54,6 +54,18 @@ class Slots:
             raise NotFound(f"the file of {candidate} is gone: {path}", hint="fetch it again")
         return path
 
+    def other(self, slot: str, candidate: Candidate) -> Path | None:
+        """The file that the link of a slot leads to, where that is there and is not this candidate's.
+
+        Raises:
+            NotFound: the candidate's file is gone.
+        """
+        link, target = self.link(slot), self.file_of(candidate)
+        if not link.is_symlink() or _is_of(link, target):
+            return None
+        led_to = link.parent / link.readlink()
+        return led_to if os.path.lexists(led_to) else None
+
     def set(self, slot: str, candidate: Candidate | None) -> None:
         """Have the link of a slot lead to a candidate's file, or have none.
 

@@ -409,6 +409,36 @@ async def test_links_are_set_right(bench: Bench) -> None:
     bench.close()
 
 
+async def test_an_older_database_is_put_back(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = bench.model("m@1"), bench.model("m@2")
+    await bench.activator.activate(old)
+    bench.close()
+    before = (bench.root / "peatnet.db").read_bytes()
+    bench = Bench(bench.root)
+    await bench.activator.activate(new)
+    bench.close()
+    (bench.root / "peatnet.db").write_bytes(before)
+    bench = Bench(bench.root)
+    assert bench.activator.loaded() == [old]
+    await bench.activator.recover()
+    assert bench.linked("m") == "m@1"
+    told = "link led to something else than what is in service"
+    assert told in caplog.text
+    assert f"led_to={bench.activator.path_of(new)}" in caplog.text
+    # Nobody has asked a loader for it: it is told so, also later, and the next one who wants it has it loaded.
+    for _ in range(2):
+        assert (bench.activator.current("m"), bench.activator.loaded()) == (old, [])
+        bench = bench.again()
+        await bench.activator.recover()
+    assert caplog.text.count(told) == 1
+    assert bench.asked == ["m@1", "m@2"]
+    assert (await bench.activator.activate(old)).status is LOADED
+    assert bench.asked == ["m@1", "m@2", "m@1"]
+    bench.close()
+
+
 async def test_something_in_the_way_of_the_link(bench: Bench) -> None:
     bench.link("m").mkdir(parents=True)
     outcome = await bench.activator.activate(bench.model("m@1"))
