@@ -431,8 +431,9 @@ class Activator:
             try:
                 other = self._slots.other(slot, standing.candidate)
                 if other is not None:
-                    # As where an older peatnet.db was put back. Whoever follows the link has another model, or nobody knows what.
-                    log.warning(
+                    # As where an older peatnet.db was put back. Whoever follows the link has another model, or nobody knows
+                    # what. An error, since commands, of which `verify` does this too, show nothing less.
+                    log.error(
                         "link led to something else than what is in service: set back, and not known to be loaded",
                         model=str(standing.candidate),
                         led_to=str(other),
