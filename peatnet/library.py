@@ -8,18 +8,14 @@ these and from what the store holds, so there is nothing that could contradict t
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from peatnet.blobs import Database, Hash, Store
 from peatnet.blobs.index import REBUILT
-from peatnet.datadir import NODE, keep_reserve, locked_data_dir
 from peatnet.deploy.activator import Activator
 from peatnet.errors import Ambiguous, DiskFull, IntegrityError, InUse, NotFound, StorageError
-from peatnet.identity import load_or_create
-from peatnet.ledger import Ledger, parse_peer_id
 from peatnet.log import get_logger
 from peatnet.models import ModelStatus, parse_reference
 from peatnet.places import Places
@@ -29,13 +25,14 @@ from peatnet.targets import Model, Target, best_of, check_against
 from peatnet.views import ModelView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from peatnet.blobs import BlobInfo, GcReport, VerifyReport
     from peatnet.config import Config
     from peatnet.deploy.activation import Standing
     from peatnet.identity import Identity
+    from peatnet.ledger import Ledger
     from peatnet.states import Key
 
     # Takes the bytes that are done, and those that there are.
@@ -50,7 +47,7 @@ log = get_logger(__name__)
 
 
 class Library:
-    """One data directory, opened. Made by :func:`open_library`.
+    """One data directory, opened. Made by :func:`peatnet.opening.open_library`.
 
     Methods that touch the disk block. Those that change something may be called from any thread, and take turns.
     """
@@ -471,42 +468,3 @@ class Library:
             in_service=info is not None and self.standing(model, info) is not None,
             error=state.error if info is None and tried else None,
         )
-
-
-@contextmanager
-def open_library(config: Config, verb: str = NODE) -> Iterator[Library]:
-    """Open a data directory for this process alone, and make what is missing in it.
-
-    Args:
-        config: says where it is.
-        verb: what for, which others are told who find it locked.
-
-    Raises:
-        HeldByVerb: another process works in it, for a verb that is not a node.
-        DataDirLocked: another process works in it.
-        StorageError: it cannot be read or written, or is damaged.
-        ConfigError: a trusted publisher in the configuration is no peer id.
-    """
-    with locked_data_dir(config.data_dir, verb):
-        keep_reserve(config.data_dir)
-        path = config.data_dir / "peatnet.db"
-        identity = load_or_create(config.data_dir / "identity.key", database=path)
-        database = Database.open(path)
-        try:
-            store = Store.open(
-                config.data_dir,
-                database,
-                quota=config.quota_bytes,
-                free_floor=config.free_floor_bytes,
-            )
-            if not store.blobs() and (lost := store.unindexed()):
-                log.warning(
-                    "the database knows none of the blobs here: what was trusted, pinned, published and in service is not "
-                    "known any more; `peatnet verify --rebuild` enters and pins the blobs, the rest is to be done again",
-                    blobs=len(lost),
-                )
-            trusted = config.parsed("trusted_publishers", parse_peer_id)
-            ledger = Ledger(database, identity.keys, trusted)
-            yield Library(config, identity, database, store, ledger)
-        finally:
-            database.close()

@@ -4,30 +4,71 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from peatnet.blobs import Database, Store
 from peatnet.concurrency import bare_errors
-from peatnet.datadir import NODE, HeldByVerb
+from peatnet.datadir import NODE, HeldByVerb, keep_reserve, locked_data_dir
 from peatnet.deploy.known_nodes import KnownNodes
-from peatnet.library import open_library
+from peatnet.identity import load_or_create
+from peatnet.ledger import Ledger, parse_peer_id
+from peatnet.library import Library
 from peatnet.log import get_logger
 from peatnet.node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from contextlib import AbstractContextManager
 
     from peatnet.config import Config
-    from peatnet.library import Library
 
 # A command that works in the data directory without a node may wait for peers: so long a node that is to run there waits for it.
 VERB_PATIENCE_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 0.1
 
 log = get_logger(__name__)
+
+
+@contextmanager
+def open_library(config: Config, verb: str = NODE) -> Iterator[Library]:
+    """Open a data directory for this process alone, and make what is missing in it.
+
+    Args:
+        config: says where it is.
+        verb: what for, which others are told who find it locked.
+
+    Raises:
+        HeldByVerb: another process works in it, for a verb that is not a node.
+        DataDirLocked: another process works in it.
+        StorageError: it cannot be read or written, or is damaged.
+        ConfigError: a trusted publisher in the configuration is no peer id.
+    """
+    with locked_data_dir(config.data_dir, verb):
+        keep_reserve(config.data_dir)
+        path = config.data_dir / "peatnet.db"
+        identity = load_or_create(config.data_dir / "identity.key", database=path)
+        database = Database.open(path)
+        try:
+            store = Store.open(
+                config.data_dir,
+                database,
+                quota=config.quota_bytes,
+                free_floor=config.free_floor_bytes,
+            )
+            if not store.blobs() and (lost := store.unindexed()):
+                log.warning(
+                    "the database knows none of the blobs here: what was trusted, pinned, published and in service is not "
+                    "known any more; `peatnet verify --rebuild` enters and pins the blobs, the rest is to be done again",
+                    blobs=len(lost),
+                )
+            trusted = config.parsed("trusted_publishers", parse_peer_id)
+            ledger = Ledger(database, identity.keys, trusted)
+            yield Library(config, identity, database, store, ledger)
+        finally:
+            database.close()
 
 
 @asynccontextmanager

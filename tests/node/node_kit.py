@@ -17,10 +17,10 @@ from peatnet.blobs import ChunkTable, Hash, hash_file
 from peatnet.config import Config, FetchPolicy
 from peatnet.errors import IntegrityError, NoSource
 from peatnet.keeper import Keeper
-from peatnet.library import Library, open_library
 from peatnet.models import ModelManifest
 from peatnet.net.claims import Claims
 from peatnet.net.peer_source import GivenTable
+from peatnet.opening import open_library
 from peatnet.records import KeyPair, RecordType, sign_record
 from peatnet.swarm import Tier
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from peatnet.library import Library
     from peatnet.net.standing import Offence
     from peatnet.targets import Model
     from peatnet.transfer import SourceLink

@@ -20,7 +20,7 @@ from node.node_kit import (
     world,
 )
 from peatnet.config import FetchPolicy
-from peatnet.library import open_library
+from peatnet.opening import open_library
 from peatnet.states import Intent
 from peatnet.views import SourceChoice
 

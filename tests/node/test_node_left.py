@@ -8,8 +8,7 @@ from support.waiting import until
 
 from node.node_kit import OTHERS, THEM, config_of, file_of, hash_of, signed
 from peatnet import mending
-from peatnet.library import open_library
-from peatnet.opening import open_node
+from peatnet.opening import open_library, open_node
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,13 +8,14 @@ import pytest
 
 from node.node_kit import OTHERS, THEM, config_of, file_of, hash_of, signed, withdrawal_of
 from peatnet.errors import Ambiguous, InUse, NotFound
-from peatnet.library import Library, open_library
+from peatnet.opening import open_library
 from peatnet.states import LocalState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from peatnet.library import Library
     from peatnet.records import KeyPair
     from peatnet.targets import Model
 

@@ -12,13 +12,14 @@ import pytest
 
 from node.node_kit import OTHERS, SIZE, THEM, config_of, hash_of, signed, withdrawal_of
 from peatnet.blobs import hash_file, restoring
-from peatnet.library import Library, open_library
+from peatnet.opening import open_library
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from peatnet.library import Library
     from peatnet.targets import Model
 
 WAYS = ["gc", "verify", "verify one", "gc of a running node", "verify of a running node"]

@@ -10,7 +10,7 @@ import pytest
 from node.node_kit import OTHERS, THEM, config_of, hash_of, signed
 from node.orders_kit import command_of, file_of, manifest_text, orders, record
 from peatnet.errors import StorageError
-from peatnet.library import open_library
+from peatnet.opening import open_library
 from peatnet.states import Intent
 from peatnet.views import SourceChoice
 

@@ -13,7 +13,7 @@ from support.waiting import wait_until
 from support.web import FileServer
 
 from peatnet.config import Config
-from peatnet.library import open_library
+from peatnet.opening import open_library
 from peatnet.records import KeyPair
 
 if TYPE_CHECKING:
