@@ -23,7 +23,7 @@ from node.node_kit import (
     world,
 )
 from peatnet import fetching
-from peatnet import library as library_module
+from peatnet import opening as opening_module
 from peatnet.blobs import ChunkTable, Database, hash_file
 from peatnet.config import FetchPolicy
 from peatnet.errors import DiskFull, IntegrityError, InUse, NoSource, PeatnetError
@@ -418,7 +418,7 @@ async def test_a_full_disk_does_not_end_the_node(
                 raise DiskFull("no room")
             return super().execute(sql, parameters)
 
-    monkeypatch.setattr(library_module, "Database", FullDatabase)
+    monkeypatch.setattr(opening_module, "Database", FullDatabase)
     async with world(root, peer_with(one)) as here:
         async with trio.open_nursery() as nursery:
             await here.hear(signed(two, "n", keys=OTHERS))

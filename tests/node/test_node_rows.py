@@ -17,6 +17,7 @@ from peatnet.views import SourceChoice
 if TYPE_CHECKING:
     from pathlib import Path
 
+
 ACTIVATION = "INSERT INTO activations (slot, state) VALUES ('m', '{}')"
 
 
