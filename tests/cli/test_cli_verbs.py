@@ -54,9 +54,11 @@ def peatnet(
 ) -> Iterator[Command]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    ours = logging.getLogger("peatnet").level
     yield Command(monkeypatch, capsys)
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.getLogger("peatnet").setLevel(ours)
     logging.captureWarnings(capture=False)
     logging.getLogger("peatnet").setLevel(logging.NOTSET)
 

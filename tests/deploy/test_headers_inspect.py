@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from peatnet.errors import BadModelFile, NotFound, StorageError, UsageError
 from peatnet.models import ModelFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     Peatnet = Callable[..., tuple[int, str, str]]
@@ -35,7 +36,7 @@ def written(tmp_path: Path, name: str, data: bytes) -> Path:
 @pytest.fixture
 def peatnet(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Peatnet:
+) -> Iterator[Peatnet]:
     def run(*words: str | Path) -> tuple[int, str, str]:
         argv = ["peatnet", "--data-dir", str(tmp_path / "data"), *map(str, words)]
         monkeypatch.setattr(sys, "argv", argv)
@@ -43,7 +44,9 @@ def peatnet(
         out, err = capsys.readouterr()
         return code, out, err
 
-    return run
+    level = logging.getLogger("peatnet").level
+    yield run
+    logging.getLogger("peatnet").setLevel(level)
 
 
 @pytest.mark.parametrize("model_format", WHOLE)
