@@ -71,9 +71,16 @@ class Index:
 
     def rows(self) -> list[Row]:
         """All rows that make sense."""
-        found = self._database.execute(
-            "SELECT hash, size, chunk_size, table_hash, sha256 FROM blobs"
-        )
+        return self._select("")
+
+    def get(self, blob: Hash) -> Row | None:
+        """The row of one blob, if there is one that makes sense."""
+        found = self._select(" WHERE hash = ?", blob)
+        return found[0] if found else None
+
+    def _select(self, where: str, *parameters: bytes) -> list[Row]:
+        sql = f"SELECT hash, size, chunk_size, table_hash, sha256 FROM blobs{where}"  # noqa: S608  # texts of ours
+        found = self._database.execute(sql, parameters)
         return [
             Row(Hash(name), size, chunk_size, Hash(table_hash), sha256 or None)
             for name, size, chunk_size, table_hash, sha256 in found

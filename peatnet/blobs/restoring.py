@@ -57,7 +57,7 @@ def examine(
         status, aside = _status(path), _status(shelf.layout.damaged_blob(blob))
     if status is None or not stat.S_ISREG(status.st_mode) or not status.st_size:
         return None
-    row = next((row for row in shelf.index.rows() if row.hash == blob), None)
+    row = shelf.index.get(blob)
     if row is not None and row.size != status.st_size:
         return None
     if aside is not None and os.path.samestat(aside, status):

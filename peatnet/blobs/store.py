@@ -440,7 +440,7 @@ class Store:
 
     def unindexed(self) -> list[Path]:
         """The files in ``blobs/`` that are named as blobs are, and not in the index."""
-        return list(upkeep.unindexed(self._shelf))
+        return upkeep.unindexed(self._shelf)
 
     # Giving blobs out
 

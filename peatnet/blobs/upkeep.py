@@ -57,8 +57,7 @@ def verify(shelf: Shelf, only: Hash | None, progress: Progress | None) -> Verify
         _verify_one(shelf, info, step, report)
         total += info.size
     if only is None:
-        report.missing.extend(_forget_missing(shelf))
-        report.unchecked.extend(_not_opened(shelf))
+        _look_at_the_others(shelf, report)
         report.unindexed.extend(unindexed(shelf))
         report.foreign.extend(_foreign(shelf))
     return replace(report, bytes_read=total)
@@ -116,40 +115,37 @@ def _forget(shelf: Shelf, blob: Hash) -> None:
     shelf.space.release(blob_key(blob))
 
 
-def _forget_missing(shelf: Shelf) -> Iterator[Hash]:
+def _look_at_the_others(shelf: Shelf, report: VerifyReport) -> None:
+    """What is in the index and not in use: its file is gone, or could not be read when the store was opened, as was logged then."""
     for row in shelf.index.rows():
         with shelf.exclusive(row.hash):
-            if row.hash in shelf.blobs or has_file(shelf, row.hash):
+            if row.hash in shelf.blobs:
                 continue
+            if has_file(shelf, row.hash):
+                reason = "could not be read when the node started"
+                report.unchecked.append(Unchecked(row.hash, reason))
             # Whoever removes a blob at this moment forgets it as well: then it is not missing.
-            if shelf.index.drop(row.hash):
-                yield row.hash
+            elif shelf.index.drop(row.hash):
+                report.missing.append(row.hash)
 
 
-def _not_opened(shelf: Shelf) -> Iterator[Unchecked]:
-    """What is in the index and could not be made use of when the store was opened, for the reason that was logged then."""
-    for row in shelf.index.rows():
-        with shelf.exclusive(row.hash):
-            if row.hash not in shelf.blobs and has_file(shelf, row.hash):
-                yield Unchecked(row.hash, "could not be read when the node started")
+def _blob_at(shelf: Shelf, path: Path) -> Hash | None:
+    """The blob whose file this is, by its name and its place."""
+    blob = named_hash(path, "blob")
+    return blob if blob and path == shelf.layout.blob(blob) and path.is_file() else None
 
 
-def unindexed(shelf: Shelf) -> Iterator[Path]:
+def _not_in_use(shelf: Shelf) -> Iterator[tuple[Hash, Path]]:
+    for path in shelf.layout.scan_blobs():
+        blob = _blob_at(shelf, path)
+        if blob is not None and blob not in shelf.blobs:
+            yield blob, path
+
+
+def unindexed(shelf: Shelf) -> list[Path]:
     """See `Store.unindexed`."""
     known = {row.hash for row in shelf.index.rows()}
-    for path in shelf.layout.scan_blobs():
-        if _is_unindexed(shelf, path) and named_hash(path, "blob") not in known:
-            yield path
-
-
-def _is_unindexed(shelf: Shelf, path: Path) -> bool:
-    blob = named_hash(path, "blob")
-    return (
-        blob is not None
-        and blob not in shelf.blobs
-        and path == shelf.layout.blob(blob)
-        and path.is_file()
-    )
+    return [path for blob, path in _not_in_use(shelf) if blob not in known]
 
 
 def _foreign(shelf: Shelf) -> Iterator[Path]:
@@ -157,14 +153,9 @@ def _foreign(shelf: Shelf) -> Iterator[Path]:
         if is_temp(path.name) and not is_orphan_temp(path.name):
             # Being written at this moment.
             continue
-        blob = named_hash(path, "blob")
-        if blob is not None and blob in shelf.blobs and path == shelf.layout.blob(blob):
-            continue
-        if _is_unindexed(shelf, path):
-            continue
-        # Where its blob is gone, gc takes it.
+        # A table whose blob is gone is gc's.
         table = named_hash(path, "table")
-        if table is None or path != shelf.layout.table(table):
+        if _blob_at(shelf, path) is None and (table is None or path != shelf.layout.table(table)):
             yield path
 
 
@@ -191,7 +182,7 @@ def learn_sha256(shelf: Shelf, blob: Hash, progress: Progress | None) -> BlobInf
 def rebuild(shelf: Shelf, progress: Progress | None) -> int:
     """See `Store.rebuild`."""
     found = total = 0
-    for blob, path in _unindexed(shelf):
+    for blob, path in _not_in_use(shelf):
         base = total
 
         def step(done: int, base: int = base) -> None:
@@ -202,21 +193,13 @@ def rebuild(shelf: Shelf, progress: Progress | None) -> int:
             if blob not in shelf.blobs:
                 found += _index_again(shelf, blob, path, step)
         total += size_of(path)
-    for _ in _forget_missing(shelf):
-        pass
+    _look_at_the_others(shelf, VerifyReport())
     return found
 
 
 def unindexed_bytes(shelf: Shelf) -> int:
     """See `Store.unindexed_bytes`."""
-    return sum(size_of(path) for _, path in _unindexed(shelf))
-
-
-def _unindexed(shelf: Shelf) -> Iterator[tuple[Hash, Path]]:
-    for path in shelf.layout.scan_blobs():
-        blob = named_hash(path, "blob")
-        if blob is not None and path == shelf.layout.blob(blob) and blob not in shelf.blobs:
-            yield blob, path
+    return sum(size_of(path) for _, path in _not_in_use(shelf))
 
 
 def _index_again(shelf: Shelf, blob: Hash, path: Path, progress: Progress) -> bool:

@@ -1,4 +1,4 @@
-"""What a command finds itself in, made what the verbs count on: its streams, and the signal that ends it."""
+"""What a command finds itself in, made what the verbs count on: its streams, and the signals that end it."""
 
 from __future__ import annotations
 
@@ -64,3 +64,17 @@ def _as_control_c(_number: int, frame: FrameType | None) -> None:
         handler(signal.SIGINT, frame)
     else:  # a shell that puts a job into the background has it ignore Ctrl-C
         raise KeyboardInterrupt
+
+
+def end_at_once_when_told() -> None:
+    """From now on SIGTERM and Ctrl-C end this process with exit code 0, until somebody else takes them.
+
+    For `peatnet up`, as long as modules are imported and options read: nothing is open yet that would have to be closed. An
+    exception, as Python raises one for Ctrl-C, might come up anywhere in that, and be taken for something else.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+
+
+def _end(_number: int, _frame: object) -> None:
+    os._exit(0)

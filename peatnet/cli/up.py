@@ -9,7 +9,7 @@ import typer
 
 from peatnet.cli.options import DataDir, Verbose
 from peatnet.cli.session import Session
-from peatnet.ending import end_at_once_when_told
+from peatnet.cli.surroundings import end_at_once_when_told
 from peatnet.errors import UsageError
 
 # Where an option is not called as the setting is.

@@ -268,8 +268,7 @@ class Activator:
         if activation.phase is Phase.RESTORE:
             await trio.to_thread.run_sync(self._set_links, activation)
             return activation.restored()
-        reason = await self._why_not(activation)
-        if activation.at == 0 and reason is not None:
+        if activation.at == 0 and (reason := await self._why_not(activation)) is not None:
             return activation.called_off(reason)
         match activation.phase:
             case Phase.LOAD:

@@ -234,9 +234,8 @@ async def test_a_bug_in_one_verb_leaves_the_node_alive(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_a_busy_node_is_told_from_a_stuck_one(
-    tmp_path: Path, verb: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def waiting(verb: Callable[..., None]) -> trio.Event:
+    """Adds a verb ``slow``, which is done when the event is set."""
     release = trio.Event()
 
     async def slow(_node: Node, _params: NoParams, _emit: Emit) -> Any:
@@ -244,6 +243,13 @@ async def test_a_busy_node_is_told_from_a_stuck_one(
         return "done"
 
     verb("slow", slow)
+    return release
+
+
+async def test_a_busy_node_is_told_from_a_stuck_one(
+    tmp_path: Path, verb: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = waiting(verb)
     monkeypatch.setattr(client_module, "_SILENCE_TIMEOUT_S", 0.4)
     path = tmp_path / "s"
     async with serving(path) as client:
@@ -351,13 +357,7 @@ async def test_clients_that_leave_in_the_middle_of_their_requests(
 async def test_an_error_in_one_connection_ends_that_one(
     tmp_path: Path, verb: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    release = trio.Event()
-
-    async def slow(_node: Node, _params: NoParams, _emit: Emit) -> Any:
-        await release.wait()
-        return "done"
-
-    verb("slow", slow)
+    release = waiting(verb)
     answers: list[Any] = []
 
     async def wait_for_it(client: ControlClient) -> None:

@@ -28,6 +28,14 @@ def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+def overwrite(path: Path, at: int, data: bytes = b"damage") -> None:
+    """Change a stored file, as a bad disk does."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
 def chunk_of(data: bytes, table: ChunkTable, index: int) -> bytes:
     start = table.offset_of(index)
     return data[start : start + table.length_of(index)]

@@ -5,22 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from blobs_tools import K64, Bench, names_in
+from blobs_tools import K64, Bench, names_in, overwrite
 
 from peatnet.blobs import ChunkTable, Hash
 from peatnet.errors import NotFound
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from peatnet.blobs import Reader, Store
-
-
-def overwrite(path: Path, at: int, data: bytes) -> None:
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(data)
 
 
 def opened(store: Store, blob: Hash) -> Reader:

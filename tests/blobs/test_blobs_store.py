@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from blobs_tools import K64, Bench, chunk_of, content, names_in
+from blobs_tools import K64, Bench, chunk_of, content, names_in, overwrite
 
 from peatnet.blobs import AddMode, Hash, clone, hash_file
 from peatnet.blobs.clone import FICLONE, reflink
@@ -404,9 +404,7 @@ def test_an_export_of_a_damaged_blob_is_refused(bench: Bench, tmp_path: Path) ->
     blob, _ = bench.add()
     info = bench.store.info(blob)
     assert info is not None
-    info.path.chmod(0o644)
-    with info.path.open("r+b") as file:
-        file.write(b"damage")
+    overwrite(info.path, 0)
     with pytest.raises(IntegrityError):
         bench.store.export(blob, tmp_path / "out")
     assert names_in(tmp_path) == ["node"]

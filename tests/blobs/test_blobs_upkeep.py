@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from blobs_tools import K64, Bench, fill, names_in
+from blobs_tools import K64, Bench, fill, names_in, overwrite
 
 from peatnet.blobs import Database, Hash, Store
 from peatnet.errors import (
@@ -65,10 +65,7 @@ def test_fetching_a_damaged_blob_again_needs_only_the_bad_chunks(bench: Bench) -
     blob, data = bench.add()
     info = bench.store.info(blob)
     assert info is not None
-    info.path.chmod(0o644)
-    with info.path.open("r+b") as file:
-        file.seek(2 * K64 + 5)
-        file.write(b"damage")
+    overwrite(info.path, 2 * K64 + 5)
     bench.store.verify()
     with bench.store.start_partial(info.table, blob) as partial:
         assert partial.missing() == [2]
@@ -83,9 +80,7 @@ def test_a_damaged_blob_with_another_name_is_not_written_to(bench: Bench) -> Non
     info = bench.store.info(blob)
     assert info is not None
     link = bench.store.link_model(blob, "m", "m.gguf")
-    info.path.chmod(0o644)
-    with info.path.open("r+b") as file:
-        file.write(b"damage")
+    overwrite(info.path, 0)
     bench.store.verify()
     with bench.store.start_partial(info.table, blob) as partial:
         assert partial.recovered_bytes == 0
@@ -141,9 +136,7 @@ def test_a_damaged_copy_goes_when_there_is_a_good_one(bench: Bench) -> None:
     blob, data = bench.add()
     info = bench.store.info(blob)
     assert info is not None
-    info.path.chmod(0o644)
-    with info.path.open("r+b") as file:
-        file.write(b"damage")
+    overwrite(info.path, 0)
     bench.store.verify()
     damaged = bench.root / "damaged" / f"{blob}.blob"
     assert bench.store.gc({blob}).files == []  # it may be begun with
@@ -169,9 +162,7 @@ def test_lost_and_damaged_tables_are_made_again(bench: Bench) -> None:
         assert bench.store.verify().good == [blob]
         assert table.read_bytes() == info.table.encode()
     table.unlink()
-    info.path.chmod(0o644)
-    with info.path.open("r+b") as file:
-        file.write(b"damage")
+    overwrite(info.path, 0)
     assert bench.again().blobs() == []
     assert names_in(bench.root / "damaged") == [info.path.name]
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 from support.nodes import environment
 
-from peatnet.ending import is_up
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,15 +27,13 @@ class Teller:
 
 sys.meta_path.insert(0, Teller())
 sys.argv = ["peatnet", "up", "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"]
-from peatnet.__main__ import main
+from peatnet.cli import main
 sys.exit(main())
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(
-    "module", ["peatnet.cli", "typer", "pydantic", "trio", "peatnet.node", "libp2p"]
-)
+@pytest.mark.parametrize("module", ["trio", "peatnet.node", "libp2p"])
 def test_a_node_that_is_told_to_end_while_it_starts(
     data: Path, module: str, number: signal.Signals
 ) -> None:
@@ -51,20 +47,3 @@ def test_a_node_that_is_told_to_end_while_it_starts(
     )
     assert (done.returncode, done.stdout) == (0, ""), done
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("up", True),
-        ("up --peer x", True),
-        ("-v --data-dir up up", True),
-        ("--data-dir=/x up", True),
-        ("--data-dir up get m", False),
-        ("get up", False),
-        ("--data-dir", False),
-        ("", False),
-    ],
-)
-def test_which_verb_it_is(line: str, *, expected: bool) -> None:
-    assert is_up(line.split()) is expected

@@ -24,6 +24,7 @@ from libp2p.stream_muxer.yamux.yamux import (
 )
 from libp2p.utils import encode_delim
 from net_tools import ECHO, PATIENCE, asks, echo, host, muxer_to, network, place, two_hosts, until
+from stranger import frame
 
 from peatnet.net import effort
 from peatnet.net.effort import BURST, PING, STREAM, cost_of_frame
@@ -41,10 +42,6 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 FEW = 2000.0
 """An allowance that is used up soon, for tests in which it does not come back."""
-
-
-def frame(kind: int, flags: int, stream_id: int, length: int = 0, data: bytes = b"") -> bytes:
-    return struct.pack(YAMUX_HEADER_FORMAT, 0, kind, flags, stream_id, length) + data
 
 
 def counts_frames(muxer: Muxer) -> Callable[[], int]:

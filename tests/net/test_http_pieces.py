@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,10 +18,11 @@ from peatnet.net.http_heads import MAX_HEAD, READ_UNIT
 from peatnet.net.http_loose import fetch_loose
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from peatnet.blobs import Store
+    from peatnet.net.http_client import Body
 
 CONNECTIONS = 4
 # Too few to be refused, and so few bytes that one read brings most of them.
@@ -54,8 +56,9 @@ def in_pieces(size: int, body: bytes = DATA) -> ScriptedServer:
     return ScriptedServer(lambda ask: part(ask, body, chunked=True, piece=size))
 
 
-async def test_tiny_pieces_of_a_body_leave_others_their_turns() -> None:
-    data = DATA[:FEW]
+@asynccontextmanager
+async def byte_by_byte(data: bytes) -> AsyncIterator[tuple[Body, Turns]]:
+    """The body of an answer that comes in pieces of one byte, and who has had a turn."""
     with ScriptedServer(lambda _: whole(data, chunked=True, piece=1)) as server:
         async with (
             trio.open_nursery() as nursery,
@@ -64,18 +67,23 @@ async def test_tiny_pieces_of_a_body_leave_others_their_turns() -> None:
         ):
             turns = Turns()
             nursery.start_soon(turns.run)
-            body = client.body(response, where, len(data))
-            view = memoryview(bytearray(len(data)))
-            pieces: Counter[int] = Counter()
-
-            def note() -> bool:
-                pieces[turns.others] += 1
-                return False
-
-            assert await body.read_into(view, note)
-            await body.expect_end()
-            await body.aclose()
+            yield client.body(response, where, len(data)), turns
             nursery.cancel_scope.cancel()
+
+
+async def test_tiny_pieces_of_a_body_leave_others_their_turns() -> None:
+    data = DATA[:FEW]
+    async with byte_by_byte(data) as (body, turns):
+        view = memoryview(bytearray(len(data)))
+        pieces: Counter[int] = Counter()
+
+        def note() -> bool:
+            pieces[turns.others] += 1
+            return False
+
+        assert await body.read_into(view, note)
+        await body.expect_end()
+        await body.aclose()
     assert view == data
     assert sum(pieces.values()) == len(data) - 1
     # trio shuffles each round of tasks: we may come last in one and first in the next.
@@ -84,20 +92,11 @@ async def test_tiny_pieces_of_a_body_leave_others_their_turns() -> None:
 
 async def test_tiny_pieces_that_nobody_reads_leave_others_their_turns() -> None:
     data = DATA[:FEW]
-    with ScriptedServer(lambda _: whole(data, chunked=True, piece=1)) as server:
-        async with (
-            trio.open_nursery() as nursery,
-            HttpClient(server.url, connections=1, settings=QUICK) as client,
-            client.get({}) as (response, where),
-        ):
-            turns = Turns()
-            nursery.start_soon(turns.run)
-            body = client.body(response, where, len(data))
-            await body.read_into(memoryview(bytearray(1)))
-            before = turns.others
-            await body.aclose()
-            during = turns.others - before
-            nursery.cancel_scope.cancel()
+    async with byte_by_byte(data) as (body, turns):
+        await body.read_into(memoryview(bytearray(1)))
+        before = turns.others
+        await body.aclose()
+        during = turns.others - before
     assert during >= FEW // 32
 
 
