@@ -153,7 +153,7 @@ class Fleet:
         settings: SwarmSettings | None = None,
         latency: float = 0.005,
         announce: float = 0.1,
-        pipeline: int = 8,
+        pipeline: int = 32,
         fair: bool = True,
     ) -> None:
         self.n = n_chunks

@@ -91,7 +91,7 @@ async def open_node(
         ConfigError: an address or a peer id in the configuration is malformed.
         StorageError: the data directory cannot be used.
     """
-    rng = random.SystemRandom()
+    rng = random.Random()  # noqa: S311  # spreads times and breaks ties; a system call for each would be dear
     opening, library = await _opened(config, verb)
     try:
         with bare_errors():

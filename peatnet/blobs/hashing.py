@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from blake3 import blake3
 
-from peatnet.blobs.buffers import borrowed, borrowed_for
+from peatnet.blobs.buffers import borrowed
 from peatnet.blobs.hashes import Hash
 from peatnet.blobs.oserrors import os_errors
 from peatnet.blobs.table import ChunkTable, pick_chunk_size
@@ -38,8 +38,6 @@ _Feeding: TypeAlias = "tuple[Callable[[], memoryview], Callable[[memoryview], No
 _RING = 4
 # In bytes: with less to hash, threads cost more than they save.
 _THREADS_FROM = 256 * 1024
-# Bytes at once where there are none.
-_PIECE = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +161,15 @@ def pump(
 
 @contextmanager
 def _in_turn(sinks: Sequence[Sink]) -> Iterator[_Feeding]:
-    """The sinks run in the reading thread, on pieces that stay in its core's own cache."""
-    with borrowed_for(_PIECE) as buffer:
+    """The sinks run in the reading thread. A buffer at a time: for each piece the thread waits for the interpreter twice."""
+    with borrowed(1) as buffers:
+        buffer = memoryview(buffers[0])
 
         def give(view: memoryview) -> None:
             for sink in sinks:
                 sink(view)
 
-        yield lambda: buffer[:_PIECE], give
+        yield lambda: buffer, give
 
 
 @contextmanager

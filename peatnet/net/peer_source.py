@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from peatnet.net.lanes import LaneClient
     from peatnet.transfer import SourceLink
 
-# Requests out at once: enough to keep the stream full while the swarm thinks.
-PIPELINE = 8
+# Requests out at once at the most: where chunks come fast, several are told and asked for together.
+PIPELINE = 32
 TABLE_TIMEOUT = 30.0
 # Bytes of a blob that are here over a stream before a lane (a stream for its ticket, a handshake) would be open.
 STREAM_ENOUGH = 256 * 1024
@@ -115,7 +115,7 @@ class PeerSource:
         if self._lanes is None or link.table.size <= STREAM_ENOUGH:
             await self._run_stream(link)
         else:
-            await carry(link, self._lanes, self._run_stream, pipeline=PIPELINE)
+            await carry(link, self._lanes, self._run_stream)
 
     async def _run_stream(self, link: SourceLink) -> None:
         await self._use_stream(self._open_stream, lambda frames: StreamFetch(frames, link).run())

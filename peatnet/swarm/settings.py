@@ -34,6 +34,8 @@ class SwarmSettings:
         trial: how often a slow peer gets a request, to see whether it still is.
         horizon: how much work a source may have queued; slower sources get fewer requests.
         first_window: the most requests to a source that has delivered nothing yet.
+        usual_window: the most requests to a source, but for what it delivers within `brisk`.
+        brisk: work that may be queued in any case, where a source likes so many requests.
         max_strikes: failures in a row, at most 64, after which a source is dropped; requests that were out
             together fail as one.
         defer: how long a source that put off a chunk is not asked for it again.
@@ -57,6 +59,8 @@ class SwarmSettings:
     trial: float = 10.0
     horizon: float = 0.5
     first_window: int = 2
+    usual_window: int = 8
+    brisk: float = 0.05
     max_strikes: int = 5
     defer: float = 0.5
     rest: float = 0.5
@@ -75,6 +79,8 @@ class SwarmSettings:
             "guess",
             "horizon",
             "first_window",
+            "usual_window",
+            "brisk",
             "crowd_slack",
             "hedge_slack",
             "slow_factor",

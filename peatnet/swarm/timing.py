@@ -7,7 +7,8 @@ work on several requests at once. Both are moving averages.
 
 The window is a time, not a number: requests that would wait longer than the horizon are not made yet. Whatever is
 asked for is decided, though what is rarest then may be known only later, and what one source was asked for no other
-is. So the horizon is short: as long as a source needs to be told of the next request, and some more.
+is. So the horizon is short: as long as a source needs to be told of the next request, and some more. A source whose
+chunks come within a few milliseconds gets more requests than usual, so that it need not be told of each by itself.
 
 A request may take long though its source is fast: where many sources share the downloader's own link, each of them
 gets little of it. So what requests take here, whoever is asked, counts as well (`Crowd`): for sources that have
@@ -91,11 +92,15 @@ class Pace:
 
     def window(self, pipeline: int) -> int:
         """How many requests it may have out, 1 to `pipeline`."""
+        settings = self._settings
         if not self.measured:
-            return min(pipeline, self._settings.first_window)
-        if self.chunk_time * pipeline <= self._settings.horizon:
+            return min(pipeline, settings.first_window)
+        if self.chunk_time * pipeline <= settings.brisk:
             return pipeline
-        return min(pipeline, 1 + int(self._settings.horizon / self.chunk_time))
+        usual = min(pipeline, settings.usual_window)
+        if self.chunk_time * usual <= settings.horizon:
+            return max(usual, int(settings.brisk / self.chunk_time))
+        return 1 + int(settings.horizon / self.chunk_time)
 
     def expected(self, ahead: int) -> float:
         """How long a request with `ahead` others before it should take, as far as anything was measured."""

@@ -25,7 +25,7 @@ from peatnet.swarm import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Buffer
 
@@ -58,6 +58,7 @@ class Link:
         "_owner",
         "_partial",
         "_queue",
+        "_requested",
         "_unwanted",
         "_waiting",
         "closed",
@@ -80,6 +81,7 @@ class Link:
         self._queue: deque[int] = deque()
         self._unwanted: set[int] = set()
         self._waiting = trio.lowlevel.ParkingLot()
+        self._requested: Callable[[], None] | None = None
 
     @property
     def hash(self) -> Hash:
@@ -117,6 +119,10 @@ class Link:
             chunks = mask_of(news, n)
             self.holds |= chunks
             self._owner.feed(SourceGained(self.source.name, chunks))
+
+    def listen(self, requested: Callable[[], None] | None) -> None:
+        """See SourceLink."""
+        self._requested = requested
 
     async def next_request(self) -> int:
         """See SourceLink."""
@@ -175,7 +181,10 @@ class Link:
         """Give the source one more request."""
         self._unwanted.discard(index)
         self._queue.append(index)
-        self._waiting.unpark()
+        if self._requested is None:
+            self._waiting.unpark()
+        else:
+            self._requested()
 
     def withdraw(self, index: int) -> None:
         """Take a request back: out of the queue, or, where the source has taken it, by way of ``cancelled``."""

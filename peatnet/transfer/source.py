@@ -12,8 +12,9 @@ A chunk's way through a source::
     await trio.to_thread.run_sync(link.write, index, data)   # hash, compare, pwrite
     link.arrived(index)                                  # in trio: the swarm gives the next request
 
-A source that lives in a worker thread crosses into trio once a chunk: it calls ``write`` where it is, then
-``trio.from_thread.run_sync`` with a function that calls ``arrived`` and ``poll_request``.
+A source that lives in a worker thread crosses into trio once for the chunks that came since the last time: it calls
+``write`` where it is, then ``TrioToken.run_sync_soon`` with a function that calls ``arrived`` and ``poll_request``, and
+learns by ``listen`` of requests that come up otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Buffer
 
@@ -81,6 +82,15 @@ class SourceLink(Protocol):
 
     def poll_request(self) -> int | None:
         """Take the next chunk index without waiting, to fill a pipeline; None when there is none."""
+        ...
+
+    def listen(self, requested: Callable[[], None] | None) -> None:
+        """Have ``requested`` called for each request that can be polled from now on; no ``next_request`` wakes meanwhile.
+
+        Args:
+            requested: called in trio, in the middle of what the engine is doing: it may poll, but report nothing. None
+                ends this.
+        """
         ...
 
     def cancelled(self, index: int) -> bool:

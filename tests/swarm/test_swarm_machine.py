@@ -123,13 +123,18 @@ def test_a_large_blob_is_planned_ahead_and_the_plan_is_checked_when_used() -> No
     assert not {asked[1] + 1, asked[1] + 2} & set(after)
 
 
-def test_an_unmeasured_source_gets_a_small_window_a_fast_one_its_whole_pipeline() -> None:
+@pytest.mark.parametrize(
+    ("pipeline", "seconds", "out"), [(16, 0.01, 8), (16, 0.005, 10), (16, 0.003, 16), (4, 0.01, 4)]
+)
+def test_an_unmeasured_source_gets_a_small_window_a_fast_one_more(
+    pipeline: int, seconds: float, out: int
+) -> None:
     swarm = make(50)
-    first = requests(join(swarm, "a", pipeline=16))
+    first = requests(join(swarm, "a", pipeline=pipeline))
     assert len(first) == SwarmSettings().first_window
-    swarm.handle(ChunkArrived("a", first[0]), 0.01)
-    assert view(swarm, "a").out == 16
-    assert view(swarm, "a").rate == pytest.approx(1000)
+    swarm.handle(ChunkArrived("a", first[0]), seconds)
+    assert view(swarm, "a").out == out
+    assert view(swarm, "a").rate == pytest.approx(10 / seconds)
 
 
 def test_a_slow_source_gets_less_to_do() -> None:

@@ -42,8 +42,6 @@ async def carry(
     link: SourceLink,
     client: LaneClient,
     run_stream: RunStream,
-    *,
-    pipeline: int,
 ) -> None:
     """Deliver a peer's chunks until cancelled: over lanes, or over a stream while no lane can be had.
 
@@ -54,7 +52,6 @@ async def carry(
         link: the download's.
         client: opens lanes to the peer.
         run_stream: delivers over one stream until that ends, with NoSource.
-        pipeline: requests that may be out at once.
 
     Raises:
         NoSource: the peer is gone, is busy, or has the blob cut into other chunks.
@@ -74,7 +71,7 @@ async def carry(
     while True:
         lane = await _find_lane(relay, client, run_stream, useless, say)
         say("lanes")
-        session = LaneSession(relay, client, pipeline=pipeline)
+        session = LaneSession(relay, client)
         await session.run(lane)
         relay.give_back()
         useless = "" if session.delivered else "the last lane delivered nothing"
@@ -200,6 +197,10 @@ class Relay:
     def gained(self, indices: Iterable[int]) -> None:
         """See SourceLink."""
         self._link.gained(indices)
+
+    def listen(self, requested: Callable[[], None] | None) -> None:
+        """See SourceLink."""
+        self._link.listen(requested)
 
     async def next_request(self) -> int:
         """See SourceLink."""

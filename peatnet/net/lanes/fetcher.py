@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 
 # Where chunks come in a row, trio is told of several at once, this often, in seconds: each telling costs it as much as
-# a chunk.
-IN_A_ROW = 0.004
+# a chunk, and the lane's thread waits for the interpreter meanwhile.
+IN_A_ROW = 0.010
 
 
 class Kind(Enum):
@@ -66,13 +66,13 @@ class Board:
 
     Attributes:
         notify: tells trio that there are reports; any thread.
-        depth: requests that one lane may have out.
+        depth: requests that one lane may have out; trio changes it.
         wanted: chunks to ask for; trio appends, any lane takes.
         reports: what happened; any lane appends, trio takes.
     """
 
     notify: Callable[[], None]
-    depth: int
+    depth: int = 2
     wanted: deque[int] = field(default_factory=deque)
     reports: deque[Report] = field(default_factory=deque)
 
@@ -111,6 +111,7 @@ class Fetcher:
         self._have_due = 0.0
         self._heard_at = 0.0
         self._told_at = 0.0
+        self._topped_up_to = 0  # out after the last requests
         self._buffer = memoryview(b"")  # room for a chunk, when the first one comes
 
     def _new_holdings(self) -> Holdings:
@@ -156,7 +157,7 @@ class Fetcher:
         """Whether trio need not know of the reports yet, if chunks come in a row: not of each one, while enough are out."""
         return (
             bool(self._board.reports)
-            and 2 * len(self.out) > self._board.depth
+            and 2 * len(self.out) > self._topped_up_to
             and time.monotonic() < self._told_at + IN_A_ROW
         )
 
@@ -194,6 +195,7 @@ class Fetcher:
             self.out.add(index)
             frames.append(pack_prefix(ChunkRequest(index + 1, self._link.hash, index).header()))
         if frames:
+            self._topped_up_to = len(self.out)
             if idle:
                 self._heard_at = time.monotonic()  # from now on the peer is waited for
             self.lane.send_bytes(b"".join(frames))

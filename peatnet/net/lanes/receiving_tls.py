@@ -49,6 +49,7 @@ class ReceivingTls:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._needs_more = True  # TLS has found no whole record in what came in
+        self._overflows = False  # there was more than was taken last time
         self._wakes_for = 1  # bytes from which on the socket counts as readable
 
     def shake_hands(self, limit: float) -> None:
@@ -108,8 +109,7 @@ class ReceivingTls:
 
         def wait(_wanted: ssl.SSLError, missing: int) -> None:
             self._needs_more = True
-            self._wake_for(min(WAKE_FOR, missing - UNFINISHED))
-            self._wait_for_more(deadline)
+            self._wait_for_more(missing, deadline)
 
         fill(self._tls, view, wait)
         self._wake_for(1)
@@ -124,37 +124,46 @@ class ReceivingTls:
             except OSError as exc:
                 raise PeerLost(f"the lane broke: {exc}") from exc
 
-    def _wait_for_more(self, deadline: float) -> None:
+    def _wait_for_more(self, missing: int, deadline: float) -> None:
         if self._outgoing.pending:  # TLS has something to say of its own accord
             self._flush(deadline)
-        arrived = False
+        # Where bytes come faster than they are used, they are there already, and are taken without another look.
+        arrived = self._overflows and self._take_in(socket.MSG_DONTWAIT)
         while not arrived:
-            arrived = self._take_in()
-            # Also where something came: records without data, or a byte at a time, must not hold the thread for ever.
-            if time.monotonic() > deadline:
-                raise PeerLost("the peer sends too slowly")
+            self._wake_for(min(WAKE_FOR, missing - UNFINISHED))
+            arrived = self._take_in_later()
+            if not arrived and time.monotonic() > deadline:
+                break
+        # Also where something came: records without data, or a byte at a time, must not hold the thread for ever.
+        if time.monotonic() > deadline:
+            raise PeerLost("the peer sends too slowly")
 
-    def _take_in(self) -> bool:
+    def _take_in_later(self) -> bool:
+        """Wait for as many bytes as the socket is to wake us for, and take them in; False where they did not come for long."""
+        if self._wakes_for == 1:
+            return self._take_in()
+        # Were it left to recv, that would take what is there first, and then wait for as much again.
+        if not self._poll.poll(int(1000 * LOOK_AT_CLOCK)):
+            return False
+        return self._take_in(socket.MSG_DONTWAIT)
+
+    def _take_in(self, flags: int = 0) -> bool:
         """Take in what the socket has; False where nothing came for as long as the socket waits.
 
         Raises:
             PeerLost: the connection broke or ended.
         """
         try:
-            flags = 0
-            if self._wakes_for > 1:
-                # Were it left to recv, that would take what is there first, and then wait for as much again.
-                if not self._poll.poll(int(1000 * LOOK_AT_CLOCK)):
-                    return False
-                flags = socket.MSG_DONTWAIT
             got = self._sock.recv_into(self._raw, 0, flags)
         except (TimeoutError, BlockingIOError):
+            self._overflows = False
             return False
         except OSError as exc:
             raise PeerLost(f"the lane broke: {exc}") from exc
         if not got:
             raise PeerLost("the lane ended")
         self._incoming.write(self._raw[:got])
+        self._overflows = got == self._raw.nbytes
         self._needs_more = False
         return True
 

@@ -34,29 +34,24 @@ class LaneSession:
     Args:
         link: the download's.
         client: opens more lanes to the same peer.
-        pipeline: requests that may be out at once.
     """
 
-    def __init__(self, link: SourceLink, client: LaneClient, *, pipeline: int) -> None:
+    def __init__(self, link: SourceLink, client: LaneClient) -> None:
         self.delivered = 0
         self._link = link
         self._client = client
-        self._pipeline = pipeline
         self._token = trio.lowlevel.current_trio_token()
-        self._news = trio.Event()
-        self._board = Board(self._notify, pipeline)
+        self._board = Board(self._notify)
         self._patience = Patience()
         self._asked: set[int] = set()  # taken from the link, and nothing reported of them yet
         self._fetchers: list[Fetcher] = []
         self._count = LaneCount(MAX_LANES_PER_DOWNLOAD)
         self._opening = False
         self._all_gone = trio.Event()
-
-    def _notify(self) -> None:
-        self._token.run_sync_soon(self._has_news, idempotent=True)
-
-    def _has_news(self) -> None:
-        self._news.set()
+        self._nursery: trio.Nursery | None = None  # while it runs
+        self._reporting = False
+        self._error: Exception | None = None  # came up where nobody could be told
+        self._failed = trio.Event()
 
     async def run(self, first: LaneSocket) -> None:
         """Deliver chunks until the last lane is gone.
@@ -74,13 +69,17 @@ class LaneSession:
         try:
             with bare_errors():
                 async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
                     self._start(nursery, first)
-                    nursery.start_soon(self._pass_requests_on)
-                    nursery.start_soon(self._take_reports, nursery)
+                    nursery.start_soon(self._raise_what_came_up)
+                    self._link.listen(self._requested)
+                    self._take_requests()
                     await self._all_gone.wait()
                     nursery.cancel_scope.cancel()
             self._handle_reports()
         finally:
+            self._nursery = None
+            self._link.listen(None)
             # However it ended: what is on disk is not fetched again.
             for report in self._board.reports:
                 if report.kind is Kind.ARRIVED:
@@ -93,6 +92,7 @@ class LaneSession:
         fetcher = Fetcher(lane, self._link, self._board, self._client.peer_id, leads=leads)
         self._fetchers.append(fetcher)
         self._share_out()
+        self._nudge()
         nursery.start_soon(self._run_lane, fetcher)
 
     async def _run_lane(self, fetcher: Fetcher) -> None:
@@ -107,19 +107,19 @@ class LaneSession:
             self._fetchers.remove(fetcher)
             # What it owed is asked for on the others, first of all.
             self._board.wanted.extendleft(fetcher.out)
-            self._has_news()  # it may not have told its last
+            self._notify()  # it may not have told its last
             if self._fetchers:
                 self._fetchers[0].leads = True
+                self._fetchers[0].lane.wake()
                 self._share_out()
+                self._nudge()
             else:
                 self._all_gone.set()
 
     def _share_out(self) -> None:
-        """Let each lane have its share of the requests that may be out; two at least, so that none ever waits."""
-        share = -(-self._pipeline // len(self._fetchers))
-        self._board.depth = max(share, 2)
-        for fetcher in self._fetchers:
-            fetcher.lane.wake()
+        """Let each lane have its share of what is asked for; two at least, so that none ever waits."""
+        staying = sum(not fetcher.retiring for fetcher in self._fetchers)
+        self._board.depth = max(2, -(-len(self._asked) // max(1, staying)))
 
     def _adjust(self, nursery: trio.Nursery) -> None:
         """Have as many lanes as pay, until the last one is gone."""
@@ -133,6 +133,8 @@ class LaneSession:
         elif len(staying) > self._count.target:
             staying[-1].retiring = True
             staying[-1].lane.wake()
+            self._share_out()
+            self._nudge()
 
     async def _open_another(self, nursery: trio.Nursery) -> None:
         try:
@@ -146,15 +148,40 @@ class LaneSession:
             self._opening = False
         self._adjust(nursery)
 
-    # Requests and reports.
+    # Requests and reports. Each crossing from a lane's thread is one turn of trio's loop: what it tells is dealt with where
+    # it arrives, and what is asked for next goes back at once. The thread is held up for as long as that takes, since it
+    # cannot do without the interpreter.
 
-    async def _pass_requests_on(self) -> None:
-        while True:
-            index: int | None = await self._link.next_request()
-            while index is not None:
-                self._pass_on(index)
-                index = self._link.poll_request()
-            self._nudge()
+    def _notify(self) -> None:
+        """Any thread."""
+        self._token.run_sync_soon(self._has_news, idempotent=True)
+
+    def _has_news(self) -> None:
+        if self._nursery is None:
+            return
+        try:
+            self._handle_reports()
+            if not self._asked:
+                self._count.idle()
+            self._adjust(self._nursery)
+        except Exception as exc:  # noqa: BLE001  # raised by `run`; from here it would end the whole program
+            self._error = exc
+            self._failed.set()
+
+    async def _raise_what_came_up(self) -> None:
+        await self._failed.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _requested(self) -> None:
+        if not self._reporting:  # or all are taken when that is done
+            self._take_requests()
+
+    def _take_requests(self) -> None:
+        while (index := self._link.poll_request()) is not None:
+            self._pass_on(index)
+        self._share_out()
+        self._nudge()
 
     def _pass_on(self, index: int) -> None:
         # Where it was cancelled and is wanted again, the first request still stands.
@@ -167,18 +194,14 @@ class LaneSession:
             if fetcher.parked and fetcher.has_room():
                 fetcher.lane.wake()
 
-    async def _take_reports(self, nursery: trio.Nursery) -> None:
-        while True:
-            await self._news.wait()
-            self._news = trio.Event()
-            self._handle_reports()
-            if not self._asked:
-                self._count.idle()
-            self._adjust(nursery)
-
     def _handle_reports(self) -> None:
-        with self._blame():
-            self._pass_reports_on()
+        self._reporting = True
+        try:
+            with self._blame():
+                self._pass_reports_on()
+        finally:
+            self._reporting = False
+        self._take_requests()
 
     @contextmanager
     def _blame(self) -> Iterator[None]:
