@@ -88,7 +88,7 @@ class Follower:
         self._fresh = 0
         self._look = trio.Event()
         self._looked_at = -math.inf
-        self._position = -1
+        self._position = 0
 
     def note(self, count: int) -> None:
         """``count`` more bytes are in the file."""
@@ -104,7 +104,7 @@ class Follower:
         """Follow until cancelled; a call under way is always finished."""
         try:
             while True:
-                while await self._advance():
+                while await self._advance() >= self._step:
                     pass
                 await self._look.wait()
                 self._look = trio.Event()
@@ -120,7 +120,7 @@ class Follower:
         while not self._hasher.done:
             await self._advance()
 
-    async def _advance(self) -> bool:
+    async def _advance(self) -> int:
         before = self._position
         self._position = await trio.to_thread.run_sync(self._hasher.advance, self._step)
-        return self._position != before and not self._hasher.done
+        return self._position - before
