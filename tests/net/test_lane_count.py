@@ -13,6 +13,7 @@ from peatnet.net.lanes.count import (
     WINDOW_CHUNKS,
     WINDOW_SECONDS,
     LaneCount,
+    share_of,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ def deliver(
         count.arrived(CHUNK, now)
         targets.append(count.target)
     return now, targets
+
+
+@given(st.integers(0, 100), st.integers(0, 4))
+def test_all_requests_have_a_lane_and_no_lane_has_them_all(asked: int, lanes: int) -> None:
+    share = share_of(asked, lanes)
+    assert share >= 2
+    assert share * lanes >= asked or not lanes
+    assert share <= max(2, asked)
+    assert lanes < 2 or (share - 1) * lanes < asked or share == 2
 
 
 def test_it_begins_with_one_and_takes_its_time() -> None:

@@ -153,6 +153,19 @@ async def test_lanes_come_and_go_as_wanted(tmp_path: Path, lanes: type[Lanes]) -
         assert (pair.faults, pair.bans, pair.streams) == ([], [], [])
 
 
+async def test_a_bug_where_reports_arrive_ends_the_fetch_and_not_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arrived(self: LaneCount, size: int, now: float) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(LaneCount, "arrived", arrived)
+    async with a_lane_pair(tmp_path) as pair:
+        with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True, allow_unwrapped=True):
+            await pair.fetch()
+        assert not pair.streams
+
+
 async def test_when_the_first_lane_breaks_another_one_leads(
     tmp_path: Path, lanes: type[Lanes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

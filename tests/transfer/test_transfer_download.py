@@ -228,6 +228,44 @@ async def test_a_source_in_a_worker_thread(world: World) -> None:
     assert sorted(lane.delivered) == list(range(12))
 
 
+class ListeningSource(MemorySource):
+    """Takes requests where they come up, and reports in calls into trio; then goes on as others do."""
+
+    async def run(self, link: SourceLink) -> None:
+        token = trio.lowlevel.current_trio_token()
+        left = trio.Event()
+        taken: list[int] = []
+
+        def requested() -> None:
+            while (index := link.poll_request()) is not None:
+                taken.append(index)
+                token.run_sync_soon(arrived, index)
+
+        def arrived(index: int) -> None:
+            start = link.table.offset_of(index)
+            link.write(index, self.data[start : start + link.table.length_of(index)])
+            self.delivered.append(index)
+            if len(self.delivered) == 6:
+                link.listen(None)
+                left.set()
+            link.arrived(index)
+
+        link.listen(requested)
+        link.has(None)
+        await left.wait()
+        self.asked = list(taken)
+        while True:
+            await self.deliver(link, await link.next_request())
+
+
+async def test_a_source_that_listens_for_requests(world: World, autojump_clock: MockClock) -> None:
+    source = ListeningSource("peer:listens", world.data)
+    await world.download(source).run()
+    assert_complete(world)
+    assert source.asked[:6] == source.delivered[:6]
+    assert sorted(source.delivered) == list(range(12))
+
+
 async def test_sources_that_write_in_threads(world: World) -> None:
     sources = [
         MemorySource(f"peer:{name}", world.data, threaded=True, delay=0.0) for name in "abcd"

@@ -24,6 +24,11 @@ FIRST_PAUSE = 4.0
 LONGEST_PAUSE = 256.0
 
 
+def share_of(asked: int, lanes: int) -> int:
+    """How many requests each of so many lanes may have out, if so many are out in all: two at least, so that none ever waits."""
+    return max(2, -(-asked // max(1, lanes)))
+
+
 class LaneCount:
     """Says how many lanes there should be. Its size does not grow.
 

@@ -13,7 +13,7 @@ from peatnet.log import get_logger
 from peatnet.net.blob_messages import LATER
 from peatnet.net.holdings import Patience
 from peatnet.net.lanes.client import LaneUnavailable
-from peatnet.net.lanes.count import LaneCount
+from peatnet.net.lanes.count import LaneCount, share_of
 from peatnet.net.lanes.fetcher import Board, Fetcher, Kind
 from peatnet.net.lanes.messages import MAX_LANES_PER_DOWNLOAD
 from peatnet.net.lanes.threads import in_lane_thread
@@ -117,9 +117,9 @@ class LaneSession:
                 self._all_gone.set()
 
     def _share_out(self) -> None:
-        """Let each lane have its share of what is asked for; two at least, so that none ever waits."""
+        """Let each lane that stays have its share of what is asked for."""
         staying = sum(not fetcher.retiring for fetcher in self._fetchers)
-        self._board.depth = max(2, -(-len(self._asked) // max(1, staying)))
+        self._board.depth = share_of(len(self._asked), staying)
 
     def _adjust(self, nursery: trio.Nursery) -> None:
         """Have as many lanes as pay, until the last one is gone."""
