@@ -23,7 +23,7 @@ from peatnet.views import FleetNodeView, NodeChanged, RolloutView
 if TYPE_CHECKING:
     # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from trio_typing import TaskStatus
 
@@ -71,6 +71,10 @@ class Talk(Protocol):
 
     async def tell_status(self, status: NodeStatus) -> None:
         """Tell all."""
+        ...
+
+    def banned(self) -> Mapping[str, float]:
+        """The peers that are banned here."""
         ...
 
 
@@ -122,13 +126,22 @@ class Lookout:
         now, own = trio.current_time(), await self._own_status()
         own_id = self._library.identity.peer_id
         views = [FleetNodeView.of(own_id, own.name, own, 0.0, seen=True)]
+        banned = self._banned()
         views += [
             FleetNodeView.of(
-                node.peer_id, node.name, node.status, node.age(now), seen=node.is_seen(now)
+                node.peer_id,
+                node.name,
+                node.status,
+                node.age(now),
+                seen=node.is_seen(now),
+                banned=node.peer_id in banned,
             )
             for node in self._fleet.nodes()
         ]
         return views
+
+    def _banned(self) -> Mapping[str, float]:
+        return {} if self._network is None else self._network.banned()
 
     async def status(self, reference: str) -> RolloutView:
         """Where a model stands on every node.
@@ -141,7 +154,10 @@ class Lookout:
             raise NotFound(f"{reference} is a blob without a manifest", hint="name a model")
         manifest, now, own = model.manifest, trio.current_time(), await self._own_status()
         words = [NodeWord(self._library.identity.peer_id, own.name, 0.0, own)]
-        words += [NodeWord.of(node, now) for node in self._fleet.nodes()]
+        banned = self._banned()
+        words += [
+            NodeWord.of(node, now, banned=node.peer_id in banned) for node in self._fleet.nodes()
+        ]
         found = rollout(
             model.publisher, manifest.model_id, manifest.version, manifest.size_bytes, words
         )

@@ -77,7 +77,8 @@ class FleetNodeView(_View):
     """One node of the fleet, this one among them, as it told of itself.
 
     ``models`` are those that it told of, those first that matter most; none where it is not seen. ``commands`` likewise: what
-    became of update commands. ``hardware`` is None where the node has said nothing since this one was started.
+    became of update commands. ``hardware`` is None where the node has said nothing since this one was started. ``banned``: this
+    node has banned it, and so will not hear of it.
     """
 
     peer_id: str
@@ -87,11 +88,19 @@ class FleetNodeView(_View):
     models: list[dict[str, Any]]
     last_seen_s: float
     seen: bool
+    banned: bool
     commands: list[dict[str, Any]]
 
     @classmethod
     def of(
-        cls, peer_id: str, name: str, status: NodeStatus | None, age: float, *, seen: bool
+        cls,
+        peer_id: str,
+        name: str,
+        status: NodeStatus | None,
+        age: float,
+        *,
+        seen: bool,
+        banned: bool = False,
     ) -> Self:
         """What is known of a node."""
         told = status if status is not None and seen else None
@@ -103,6 +112,7 @@ class FleetNodeView(_View):
             models=[_model(each) for each in told.models] if told else [],
             last_seen_s=round(age, 1),
             seen=seen,
+            banned=banned,
             commands=[_command(each) for each in told.outcomes] if told else [],
         )
 

@@ -75,6 +75,8 @@ def fleet(
 
 
 def _seen(row: dict[str, Any]) -> str:
+    if row["banned"]:
+        return "[red]banned here[/]"
     if not row["seen"]:
         return f"[yellow]not for {human_time(round(row['last_seen_s']))}[/]"
     return "[green]now[/]"

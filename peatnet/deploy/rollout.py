@@ -57,6 +57,7 @@ class NodeWord:
         age: seconds since its last word; 0 for ourselves.
         status: that word; None where the node is not seen.
         left: it said that it stops.
+        banned: it is banned here.
     """
 
     peer_id: str
@@ -64,14 +65,14 @@ class NodeWord:
     age: float
     status: NodeStatus | None
     left: bool = False
+    banned: bool = False
 
     @classmethod
-    def of(cls, node: KnownNode, now: float) -> NodeWord:
+    def of(cls, node: KnownNode, now: float, *, banned: bool = False) -> NodeWord:
         """What is known of another node at this time."""
-        seen = node.is_seen(now)
-        return cls(
-            node.peer_id, node.name, node.age(now), node.status if seen else None, left=node.left
-        )
+        status = node.status if node.is_seen(now) else None
+        age = node.age(now)
+        return cls(node.peer_id, node.name, age, status, left=node.left, banned=banned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +173,8 @@ def _with_guess(found: NodeStage, guess: float) -> NodeStage:
 def _stage(word: NodeWord, key: tuple[str, str], model_id: str) -> NodeStage:
     status = word.status
     if status is None:
-        stopped = " (it was stopped)" if word.left else ""
-        verdict = _Verdict(Stage.UNKNOWN, f"not seen for {word.age:.0f} s{stopped}")
+        why = " (it is banned here)" if word.banned else " (it was stopped)" if word.left else ""
+        verdict = _Verdict(Stage.UNKNOWN, f"not seen for {word.age:.0f} s{why}")
         return verdict.of(word)
     report = next((each for each in status.models if each.key == key), None)
     order = _order(status, key[1])

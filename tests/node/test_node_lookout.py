@@ -80,6 +80,10 @@ class Voice:
     on_status: list[OnStatus] = field(default_factory=list)
     on_peer: list[PeerCallback] = field(default_factory=list)
     announced: list[str] = field(default_factory=lambda: ["/ip4/192.0.2.7/tcp/7411"])
+    bans: dict[str, float] = field(default_factory=dict)
+
+    def banned(self) -> dict[str, float]:
+        return self.bans
 
     async def tell_status(self, status: NodeStatus) -> None:
         await trio.lowlevel.checkpoint()
@@ -174,6 +178,25 @@ async def test_who_says_nothing_is_not_seen_until_it_speaks(
         await trio.sleep(1.2 * EVERY)
         assert await one.seen() == {"one": True, "two": True}
         assert [each.seen for each in one.events] == [True, False, True]
+
+
+async def test_who_is_banned_here_is_called_that(tmp_path: Path, autojump_clock: object) -> None:
+    air = Air()
+    async with member(tmp_path, air, "one") as one, member(tmp_path, air, "two") as two:
+        await one.world.hear(signed(file_of(tmp_path), "m"))
+        await trio.sleep(5)
+        air.silenced.add(two.peer_id)
+        one.voice.bans[two.peer_id] = 3600.0
+        await trio.sleep(EXPIRE + 2)
+        assert {each.name: each.banned for each in await one.lookout.nodes()} == {
+            "one": False,
+            "two": True,
+        }
+        (told,) = [
+            each.reason for each in (await one.lookout.status("m")).nodes if each.name == "two"
+        ]
+        assert told is not None
+        assert told.endswith(" s (it is banned here)")
 
 
 async def test_a_node_that_leaves_says_so_and_nothing_more(
