@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.files import MIB, make_model
-from support.nodes import finish
+from support.nodes import CLI_TIMEOUT, finish
 from support.waiting import wait_until
 
 from peatnet.errors import Ambiguous, NotFound
@@ -154,6 +155,8 @@ def test_watching_a_download_to_its_end(cluster: Cluster, tmp_path: Path) -> Non
     model = make_model(tmp_path / "m.safetensors", 24 * MIB)
     first.run("publish", model, "--id", "m").ok()
     watching = first.start("status", "m", "--watch", "--json")
+    too_late = threading.Timer(CLI_TIMEOUT, watching.kill)
+    too_late.start()
     try:
         view = wait_view(
             first,
@@ -166,15 +169,19 @@ def test_watching_a_download_to_its_end(cluster: Cluster, tmp_path: Path) -> Non
         assert 0 <= loading["progress"] < 1
         assert view["eta_s"] == loading["eta_s"]
         wait_view(first, "m", lambda view: view["counts"]["ready"] == 2)
-        assert watching.poll() is None
+        assert watching.stdout is not None
+        views = [json.loads(watching.stdout.readline())]
+        while views[-1]["counts"]["ready"] < 2:
+            views.append(json.loads(watching.stdout.readline()))
         watching.send_signal(SIGINT)
         done = finish(watching)
-    except (AssertionError, subprocess.TimeoutExpired):
+    except (AssertionError, ValueError, subprocess.TimeoutExpired):
         watching.kill()
         watching.communicate()
         raise
+    finally:
+        too_late.cancel()
     assert (done.code, done.err) == (130, "")
-    views = [json.loads(line) for line in done.out.splitlines()]
     shares = [
         each["progress"]
         for view in views
