@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+# Written by one call. Linux keeps what one call writes in blocks of memory as large as that, and where it runs in a virtual
+# machine, free blocks of 2 MiB are what the host may have taken back: to write to one of those costs ten times as much.
+_WRITE_PIECE = 256 * 1024
+
 _PREFIX = ".tmp-"
 _TOKEN = secrets.token_hex(6)
 _serial = itertools.count()
@@ -69,9 +73,9 @@ def temp_file(directory: Path, *, mode: int = 0o644) -> Iterator[tuple[Path, int
 def write_all(fd: int, data: Buffer, offset: int) -> None:
     """``pwrite`` all of ``data`` at ``offset``, however many calls it takes; raises OSError."""
     view = memoryview(data).cast("B")
-    done = os.pwrite(fd, view, offset)
+    done = 0
     while done < len(view):
-        done += os.pwrite(fd, view[done:], offset + done)
+        done += os.pwrite(fd, view[done : done + _WRITE_PIECE], offset + done)
 
 
 def fsync_dir(path: Path) -> None:

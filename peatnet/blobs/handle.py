@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-# Written by one call. Linux keeps what one call writes in blocks of memory as large as that, and where it runs in a virtual
-# machine, free blocks of 2 MiB are what the host may have taken back: to write to one of those costs ten times as much.
-WRITE_PIECE = 256 * 1024
-
-
 class FileHandle:
     """A file descriptor that is closed only when no call uses it.
 
@@ -81,10 +76,8 @@ class FileHandle:
         """
         fd = self.acquire()
         try:
-            view = memoryview(data).cast("B")
             with self._writing:
-                for start in range(0, view.nbytes, WRITE_PIECE):
-                    write_all(fd, view[start : start + WRITE_PIECE], offset + start)
+                write_all(fd, data, offset)
         except OSError as exc:
             raise translated(exc, "writing", self._path) from exc
         finally:

@@ -88,7 +88,6 @@ class Follower:
         self._fresh = 0
         self._look = trio.Event()
         self._looked_at = -math.inf
-        self._position = 0
 
     def note(self, count: int) -> None:
         """``count`` more bytes are in the file."""
@@ -121,6 +120,5 @@ class Follower:
             await self._advance()
 
     async def _advance(self) -> int:
-        before = self._position
-        self._position = await trio.to_thread.run_sync(self._hasher.advance, self._step)
-        return self._position - before
+        before = self._hasher.position
+        return await trio.to_thread.run_sync(self._hasher.advance, self._step) - before

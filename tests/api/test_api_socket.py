@@ -117,38 +117,37 @@ def test_another_users_node(tmp_path: Path, stack: ExitStack) -> None:
         answers(path)
 
 
-def test_a_node_too_stuck_to_accept(tmp_path: Path) -> None:
-    path = tmp_path / "control.sock"
-    with ExitStack() as stack:
-        stuck = stack.enter_context(socket.socket(socket.AF_UNIX))
-        stuck.bind(str(path))
-        stuck.listen(0)
-        waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
-        waiting.connect(str(path))  # fills the queue
-        with pytest.raises(NodeUnreachable, match="too many others wait"):
-            answers(path)
+def with_a_full_queue(path: Path, stack: ExitStack) -> socket.socket:
+    """A listening socket that takes no more connections until it has accepted one."""
+    listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+    listening.bind(str(path))
+    listening.listen(0)
+    stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+    return listening
 
 
-def test_a_node_that_is_slow_to_accept(tmp_path: Path) -> None:
+def test_a_node_too_stuck_to_accept(tmp_path: Path, stack: ExitStack) -> None:
     path = tmp_path / "control.sock"
-    with ExitStack() as stack:
-        busy = stack.enter_context(socket.socket(socket.AF_UNIX))
-        busy.bind(str(path))
-        busy.listen(0)
-        waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
-        waiting.connect(str(path))  # fills the queue
-        refused = stack.enter_context(socket.socket(socket.AF_UNIX))
-        refused.settimeout(0)
-        with pytest.raises(BlockingIOError):
-            refused.connect(str(path))
-        found: list[bool] = []
-        asking = threading.Thread(target=lambda: found.append(answers(path)))
-        asking.start()
-        asking.join(0.1)  # it has been refused by now
-        busy.settimeout(10)
-        for _ in range(2):
-            busy.accept()[0].close()
-        asking.join()
+    with_a_full_queue(path, stack)
+    with pytest.raises(NodeUnreachable, match="too many others wait"):
+        answers(path)
+
+
+def test_a_node_that_is_slow_to_accept(tmp_path: Path, stack: ExitStack) -> None:
+    path = tmp_path / "control.sock"
+    busy = with_a_full_queue(path, stack)
+    refused = stack.enter_context(socket.socket(socket.AF_UNIX))
+    refused.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        refused.connect(str(path))
+    found: list[bool] = []
+    asking = threading.Thread(target=lambda: found.append(answers(path)))
+    asking.start()
+    asking.join(0.1)  # it has been refused by now
+    busy.settimeout(10)
+    for _ in range(2):
+        busy.accept()[0].close()
+    asking.join()
     assert found == [True]
 
 

@@ -85,6 +85,7 @@ def test_corrupt_chunks_of_one_holder_do_not_stop_the_others(
     taker.wait_connected(publisher)
     taker.wait_connected(spoiler)
     taker.wait_model("m")
+    wait_until(lambda: len(taker.call("fleet")) == 3, what="all nodes have told how they are")
     got = taker.json("get", "m")
     assert got["bytes_by_source"] == {f"peer:{publisher.peer_id}": 24 * MIB}
     assert filecmp.cmp(got["path"], model, shallow=False)
@@ -93,6 +94,8 @@ def test_corrupt_chunks_of_one_holder_do_not_stop_the_others(
     assert not any(publisher.peer_id in line for line in banned)
     assert taker.banned() == {spoiler.peer_id}
     assert [peer["connected"] for peer in taker.json("peers") if peer["banned_until"]] == [False]
+    assert {each["peer_id"] for each in taker.json("fleet") if each["banned"]} == {spoiler.peer_id}
+    assert taker.run("fleet").ok().out.count("banned here") == 1
 
 
 def test_an_honest_holder_whose_disk_has_changed_a_byte_is_not_banned_and_mends_itself(

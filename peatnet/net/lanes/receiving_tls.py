@@ -129,14 +129,14 @@ class ReceivingTls:
             self._flush(deadline)
         # Where bytes come faster than they are used, they are there already, and are taken without another look.
         arrived = self._overflows and self._take_in(socket.MSG_DONTWAIT)
-        while not arrived:
+        while True:
+            # Also where something came: records without data, or a byte at a time, must not hold the thread for ever.
+            if time.monotonic() > deadline:
+                raise PeerLost("the peer sends too slowly")
+            if arrived:
+                return
             self._wake_for(min(WAKE_FOR, missing - UNFINISHED))
             arrived = self._take_in_later()
-            if not arrived and time.monotonic() > deadline:
-                break
-        # Also where something came: records without data, or a byte at a time, must not hold the thread for ever.
-        if time.monotonic() > deadline:
-            raise PeerLost("the peer sends too slowly")
 
     def _take_in_later(self) -> bool:
         """Wait for as many bytes as the socket is to wake us for, and take them in; False where they did not come for long."""

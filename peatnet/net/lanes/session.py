@@ -47,11 +47,10 @@ class LaneSession:
         self._fetchers: list[Fetcher] = []
         self._count = LaneCount(MAX_LANES_PER_DOWNLOAD)
         self._opening = False
-        self._all_gone = trio.Event()
-        self._nursery: trio.Nursery | None = None  # while it runs
+        self._over = trio.Event()  # the last lane is gone, or something came up
+        self._error: Exception | None = None  # what came up where nobody could be told
         self._reporting = False
-        self._error: Exception | None = None  # came up where nobody could be told
-        self._failed = trio.Event()
+        self._nursery: trio.Nursery  # of `run`
 
     async def run(self, first: LaneSocket) -> None:
         """Deliver chunks until the last lane is gone.
@@ -70,15 +69,15 @@ class LaneSession:
             with bare_errors():
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    self._start(nursery, first)
-                    nursery.start_soon(self._raise_what_came_up)
+                    self._start(first)
                     self._link.listen(self._requested)
                     self._take_requests()
-                    await self._all_gone.wait()
+                    await self._over.wait()
                     nursery.cancel_scope.cancel()
+            if self._error is not None:
+                raise self._error
             self._handle_reports()
         finally:
-            self._nursery = None
             self._link.listen(None)
             # However it ended: what is on disk is not fetched again.
             for report in self._board.reports:
@@ -87,13 +86,12 @@ class LaneSession:
 
     # Lanes.
 
-    def _start(self, nursery: trio.Nursery, lane: LaneSocket) -> None:
+    def _start(self, lane: LaneSocket) -> None:
         leads = not self._fetchers
         fetcher = Fetcher(lane, self._link, self._board, self._client.peer_id, leads=leads)
         self._fetchers.append(fetcher)
         self._share_out()
-        self._nudge()
-        nursery.start_soon(self._run_lane, fetcher)
+        self._nursery.start_soon(self._run_lane, fetcher)
 
     async def _run_lane(self, fetcher: Fetcher) -> None:
         try:
@@ -112,41 +110,44 @@ class LaneSession:
                 self._fetchers[0].leads = True
                 self._fetchers[0].lane.wake()
                 self._share_out()
-                self._nudge()
             else:
-                self._all_gone.set()
+                self._over.set()
+
+    def _staying(self) -> list[Fetcher]:
+        return [fetcher for fetcher in self._fetchers if not fetcher.retiring]
 
     def _share_out(self) -> None:
-        """Let each lane that stays have its share of what is asked for."""
-        staying = sum(not fetcher.retiring for fetcher in self._fetchers)
-        self._board.depth = share_of(len(self._asked), staying)
+        """Let each lane that stays have its share of what is asked for, and wake who waits for some."""
+        self._board.depth = share_of(len(self._asked), len(self._staying()))
+        for fetcher in self._fetchers:
+            if fetcher.parked and fetcher.has_room():
+                fetcher.lane.wake()
 
-    def _adjust(self, nursery: trio.Nursery) -> None:
-        """Have as many lanes as pay, until the last one is gone."""
-        if self._all_gone.is_set():
+    def _adjust(self) -> None:
+        """Have as many lanes as pay, until all is over."""
+        if self._over.is_set():
             return
-        staying = [fetcher for fetcher in self._fetchers if not fetcher.retiring]
+        staying = self._staying()
         if len(staying) < self._count.target:
             if not self._opening:
                 self._opening = True
-                nursery.start_soon(self._open_another, nursery)
+                self._nursery.start_soon(self._open_another)
         elif len(staying) > self._count.target:
             staying[-1].retiring = True
             staying[-1].lane.wake()
             self._share_out()
-            self._nudge()
 
-    async def _open_another(self, nursery: trio.Nursery) -> None:
+    async def _open_another(self) -> None:
         try:
             lane = await self._client.open()
         except LaneUnavailable as exc:
             log.debug("no other lane", peer=self._client.peer_id, reason=str(exc))
             self._count.unavailable(trio.current_time())
         else:
-            self._start(nursery, lane)
+            self._start(lane)
         finally:
             self._opening = False
-        self._adjust(nursery)
+        self._adjust()
 
     # Requests and reports. Each crossing from a lane's thread is one turn of trio's loop: what it tells is dealt with where
     # it arrives, and what is asked for next goes back at once. The thread is held up for as long as that takes, since it
@@ -157,21 +158,17 @@ class LaneSession:
         self._token.run_sync_soon(self._has_news, idempotent=True)
 
     def _has_news(self) -> None:
-        if self._nursery is None:
-            return
+        if self._over.is_set():
+            return  # `run` deals with the last ones
         try:
             self._handle_reports()
+            self._take_requests()
             if not self._asked:
                 self._count.idle()
-            self._adjust(self._nursery)
+            self._adjust()
         except Exception as exc:  # noqa: BLE001  # raised by `run`; from here it would end the whole program
             self._error = exc
-            self._failed.set()
-
-    async def _raise_what_came_up(self) -> None:
-        await self._failed.wait()
-        if self._error is not None:
-            raise self._error
+            self._over.set()
 
     def _requested(self) -> None:
         if not self._reporting:  # or all are taken when that is done
@@ -181,18 +178,12 @@ class LaneSession:
         while (index := self._link.poll_request()) is not None:
             self._pass_on(index)
         self._share_out()
-        self._nudge()
 
     def _pass_on(self, index: int) -> None:
         # Where it was cancelled and is wanted again, the first request still stands.
         if index not in self._asked:
             self._asked.add(index)
             self._board.wanted.append(index)
-
-    def _nudge(self) -> None:
-        for fetcher in self._fetchers:
-            if fetcher.parked and fetcher.has_room():
-                fetcher.lane.wake()
 
     def _handle_reports(self) -> None:
         self._reporting = True
@@ -201,7 +192,6 @@ class LaneSession:
                 self._pass_reports_on()
         finally:
             self._reporting = False
-        self._take_requests()
 
     @contextmanager
     def _blame(self) -> Iterator[None]:
@@ -233,7 +223,6 @@ class LaneSession:
                 case Kind.FORGOTTEN:
                     if not self._link.cancelled(index):  # it is wanted again
                         self._pass_on(index)
-                        self._nudge()
                 case Kind.HAS:
                     self._link.has(report.bitmap)
                 case Kind.GAINED:
