@@ -73,6 +73,9 @@ SEQNO_BYTES = 8
 # Mesh neighbors: how many one wants, has at the least, and at the most. Each sends every message, so nearly all copies
 # but the first cost a millisecond for nothing; what fewer neighbors lose, anti-entropy brings.
 DEGREE, DEGREE_LOW, DEGREE_HIGH = 4, 3, 6
+# For how long, in seconds, who was dropped from a mesh is not taken back. The default, a minute, is long for a node that was dropped
+# by all.
+BACK_OFF = 10
 
 # The largest data of each topic's messages; and what is around it, of which an honest message has less than 200 bytes:
 # author, number and key are remembered.
@@ -377,6 +380,7 @@ async def open_gossip(
         degree_high=DEGREE_HIGH,
         adaptive_gossip_enabled=False,
         heartbeat_interval=1,  # the default is 120 s
+        prune_back_off=BACK_OFF,
         spam_protection_enabled=False,
     )
     async with AsyncExitStack() as stack:

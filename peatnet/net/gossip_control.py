@@ -4,6 +4,10 @@ py-libp2p 0.8.1 does all that one RPC asks for in one go, without a turn for any
 that somebody has named. So 500 KB of grafts cost seconds, of prunes tens of megabytes for good, and of wishes for one
 message again and again gigabytes at once; a prune that names other peers makes the node dial them. Here an RPC is cut
 down to what an honest one may ask for, which is little: each of our topics once, and some messages.
+
+And the mesh is kept still. py-libp2p's takes in more neighbors wherever their scores are no better than they should be, which
+without weights are 0 for all, drops a third of them at once when they are too many, and may not ask any of those back for a
+minute. Of a fleet that started together half had no neighbor left, and heard no gossip, until then.
 """
 
 from __future__ import annotations
@@ -41,11 +45,19 @@ class GuardedRouter(GossipSub):
     def __init__(self, topics: Iterable[str], *settings: Any, **more: Any) -> None:
         self._topics = frozenset(topics)
         super().__init__(*settings, **more)
+        # Bans are ours. Its scores have no weights, and would only take in neighbors that nobody needs.
+        self.scorer = None
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         """As in py-libp2p, with what is left of the RPC."""
         left = rpc_pb2.RPC(control=self._bounded(rpc.control))
         await super().handle_rpc(left, sender_peer_id)
+
+    def _select_peers_for_pruning(self, topic: str, num_to_prune: int) -> list[ID]:
+        # Half of those above the bound at each heartbeat, any of them: their other ends count them too, and where all drop
+        # theirs down to the degree at once, some are dropped by everybody.
+        excess = max(0, len(self.mesh[topic]) - self.degree_high)
+        return super()._select_peers_for_pruning(topic, min(num_to_prune, (excess + 1) // 2))
 
     def remove_peer(self, peer_id: ID) -> None:
         """As in py-libp2p, which remembers for ever who was kept out of the mesh."""

@@ -70,6 +70,32 @@ async def test_topics_of_others_leave_nothing_behind() -> None:
     assert router.said == []
 
 
+async def test_of_neighbors_that_are_too_many_half_are_dropped_at_once() -> None:
+    router = Router()
+    peers = {ID(secrets.token_bytes(38)) for _ in range(20)}
+    counts = [len(peers)]
+    while True:
+        router.mesh["/one"] = set(peers)
+        dropped = router._select_peers_for_pruning("/one", len(peers) - router.degree)
+        if not dropped:
+            break
+        assert set(dropped) <= peers
+        peers -= set(dropped)
+        counts.append(len(peers))
+    assert counts == [20, 13, 9, 7, 6]
+
+
+async def test_two_nodes_drop_different_neighbors() -> None:
+    peers = {ID(secrets.token_bytes(38)) for _ in range(40)}
+
+    def dropped() -> frozenset[ID]:
+        router = Router()
+        router.mesh["/one"] = set(peers)
+        return frozenset(router._select_peers_for_pruning("/one", 36))
+
+    assert len({dropped() for _ in range(8)}) > 1
+
+
 async def test_what_is_asked_for_again_and_again_is_done_once() -> None:
     router = Router()
     await ask(router, prune=[rpc_pb2.ControlPrune(topicID="/one", backoff=2**63)] * 50)
