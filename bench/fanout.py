@@ -28,9 +28,9 @@ from fleet import MIB, SOURCE, Delivery, Fleet, Start
 from libtorrent_fleet import LibtorrentFleet, make_torrent
 from machine import Bystanders
 from netlab import Lab, check, laboratory
+from nodes import publish, withdraw
 from pairs import back_memory
 from peatnet_fleet import MODEL, PeatnetFleet
-from processes import finish
 
 from peatnet.blobs import hash_file
 
@@ -59,22 +59,30 @@ OpenFleet = Callable[[Lab, Path], Fleet]
 Program = Callable[[Job], AbstractContextManager[OpenFleet]]
 
 
-@contextmanager
-def peatnet(job: Job) -> Iterator[OpenFleet]:
-    """The file published in a data directory that the source starts with, run after run."""
-    published = job.scratch / "peatnet-source"
-    if not published.exists():
-        finish([*_PUBLISH, published, "publish", job.file, "--id", MODEL], job.scratch)
-    hashes = hash_file(job.file)
+def peatnet(*, sha256: bool) -> Program:
+    """The file published in a data directory that the source starts with, run after run.
 
-    def opened(lab: Lab, scratch: Path) -> Fleet:
+    Args:
+        sha256: whether the sinks have the signed manifest, and so check its SHA-256 as well; otherwise they ask for the
+            bare hash and go by BLAKE3 alone.
+    """
+
+    @contextmanager
+    def program(job: Job) -> Iterator[OpenFleet]:
+        published = job.scratch / ("peatnet-published" if sha256 else "peatnet-withdrawn")
+        if not published.exists():
+            publish(published, job.scratch, job.file, MODEL)
+            if not sha256:
+                withdraw(published, job.scratch, MODEL)
+        hashes = hash_file(job.file)
         blob, pieces = hashes.blake3.hex(), hashes.table.n_chunks
-        return PeatnetFleet(lab, published, blob, pieces, scratch)
 
-    yield opened
+        def opened(lab: Lab, scratch: Path) -> Fleet:
+            return PeatnetFleet(lab, published, blob, pieces, scratch, manifest=sha256)
 
+        yield opened
 
-_PUBLISH = ("-m", "peatnet", "--data-dir")
+    return program
 
 
 @contextmanager
@@ -259,18 +267,21 @@ def _keep_trace(deliveries: Sequence[Delivery], cpu_trace: CpuTrace, job: Job) -
         path.write_text(json.dumps({"size": job.size, "sinks": found, "cpu": cpu_trace}))
 
 
+PEATNET = peatnet(sha256=False)
 CASES = {
-    "peatnet-8": Case(peatnet, 8),
+    "peatnet-8": Case(PEATNET, 8),
+    "peatnet-8-sha256": Case(peatnet(sha256=True), 8),
     "libtorrent-8": Case(libtorrent, 8),
-    "peatnet-16": Case(peatnet, 16),
+    "peatnet-16": Case(PEATNET, 16),
+    "peatnet-16-sha256": Case(peatnet(sha256=True), 16),
     "libtorrent-16": Case(libtorrent, 16),
-    "peatnet-8-slow": Case(peatnet, 8, SlowSink),
+    "peatnet-8-slow": Case(PEATNET, 8, SlowSink),
     "libtorrent-8-slow": Case(libtorrent, 8, SlowSink),
-    "peatnet-8-killed": Case(peatnet, 8, KilledSink),
+    "peatnet-8-killed": Case(PEATNET, 8, KilledSink),
     "libtorrent-8-killed": Case(libtorrent, 8, KilledSink),
-    "peatnet-8-source-dies": Case(peatnet, 8, SourceDies),
+    "peatnet-8-source-dies": Case(PEATNET, 8, SourceDies),
     "libtorrent-8-source-dies": Case(libtorrent, 8, SourceDies),
-    "peatnet-8-loss": Case(peatnet, 8, Loss),
+    "peatnet-8-loss": Case(PEATNET, 8, Loss),
     "libtorrent-8-loss": Case(libtorrent, 8, Loss),
 }
 
@@ -283,6 +294,8 @@ BENCH = Bench(
     ratios=[
         ("peatnet-8", "libtorrent-8"),
         ("peatnet-16", "libtorrent-16"),
+        ("peatnet-8-sha256", "peatnet-8"),
+        ("peatnet-16-sha256", "peatnet-16"),
         ("peatnet-8-slow", "peatnet-8"),
         ("libtorrent-8-slow", "libtorrent-8"),
     ],

@@ -31,16 +31,21 @@ class PeatnetFleet:
 
     Args:
         lab: the network, with a host for each.
-        published: a data directory with the model, for the source.
+        published: a data directory with the blob, for the source.
         blob: its blob's hash.
         pieces: its number of chunks.
         scratch: for the sinks' data directories and all logs.
+        manifest: whether there is one for it, by which the sinks fetch it; otherwise they ask for the bare hash.
     """
 
-    def __init__(self, lab: Lab, published: Path, blob: str, pieces: int, scratch: Path) -> None:
+    def __init__(
+        self, lab: Lab, published: Path, blob: str, pieces: int, scratch: Path, *, manifest: bool
+    ) -> None:
         self._lab = lab
         self._blob = blob
         self._pieces = pieces
+        self._models = int(manifest)
+        self._reference = MODEL if manifest else blob
         self._dirs = [published, *(scratch / f"sink{host}" for host in range(1, lab.hosts))]
         self._scratch = scratch
         self._members: dict[int, Member] = {}
@@ -49,7 +54,7 @@ class PeatnetFleet:
         self._back = {host: threading.Event() for host in range(lab.hosts)}
 
     def start(self, timeout: float) -> None:
-        """See Fleet: ready is connected to all others and told of the model."""
+        """See Fleet: ready is connected to all others, and told of the model if there is one."""
         deadline = time.monotonic() + timeout
         self._up(SOURCE)
         self._source = self._ready(SOURCE, timeout)
@@ -70,7 +75,9 @@ class PeatnetFleet:
 
         while True:
             try:
-                result = self._call(sink, "get", {"reference": MODEL, "source": "peers"}, note)
+                result = self._call(
+                    sink, "get", {"reference": self._reference, "source": "peers"}, note
+                )
             except NodeUnreachable as exc:
                 if not self._back[sink].wait(RESTART_TIMEOUT):
                     log = self._members[sink].log()
@@ -141,7 +148,7 @@ class PeatnetFleet:
         while True:
             connected = sum(peer["connected"] for peer in self._call(sink, "peers"))
             known = len(self._call(sink, "models"))
-            if connected == self._lab.hosts - 1 and known:
+            if connected == self._lab.hosts - 1 and known == self._models:
                 return
             if time.monotonic() > deadline:
                 raise RuntimeError(
