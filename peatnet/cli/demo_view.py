@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from peatnet.cli.output import human_size, note, print_line, print_table
+from peatnet.cli.output import counted, human_size, note, print_line, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +100,8 @@ def print_results(rows: list[dict[str, Any]]) -> None:
         right=",".join(heads[1:-1]),
     )
     size = human_size(rows[0]["size_bytes"])
-    print_line(f"\n{len(rows)} copies of {size}, all with BLAKE3 {rows[0]['blob_hash']}")
+    copies = counted(len(rows), "copy", "copies")
+    print_line(f"\n{copies} of {size}, all with BLAKE3 {rows[0]['blob_hash']}")
 
 
 def _cell(size: int) -> str:

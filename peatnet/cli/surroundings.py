@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
+import stat
 import sys
 import threading
 from contextlib import contextmanager
@@ -56,6 +58,41 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def ended_by_hang_up() -> Iterator[None]:
+    """For the time of the block, a terminal that is closed, or a connection to it that breaks, does what SIGTERM does.
+
+    Under ``nohup``, and where somebody has arranged for SIGHUP already, nothing changes.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGHUP, _as_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def _as_sigterm(_number: int, _frame: object) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # no file, or closed
+            _silence_if_gone(stream.fileno())
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _silence_if_gone(fd: int) -> None:
+    """Let what is still said go nowhere where the terminal is gone: each write would fail, also those of cleaning up."""
+    # A terminal that has hung up is none any more to isatty, but still a device.
+    if stat.S_ISCHR(os.fstat(fd).st_mode) and not os.isatty(fd):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, fd)
+        os.close(nowhere)
 
 
 def _as_control_c(_number: int, frame: FrameType | None) -> None:
