@@ -12,6 +12,7 @@ minute. Of a fleet that started together half had no neighbor left, and heard no
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ class GuardedRouter(GossipSub):
         super().__init__(*settings, **more)
         # Bans are ours. Its scores have no weights, and would only take in neighbors that nobody needs.
         self.scorer = None
+        # It notes when each message passed, for measurements that are switched off here; and only these would forget any of it.
+        self.recent_message_deliveries = defaultdict(_nothing_noted)
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         """As in py-libp2p, with what is left of the RPC."""
@@ -99,6 +102,10 @@ class GuardedRouter(GossipSub):
                     break
                 affordable.append(message_id)
         return affordable
+
+
+def _nothing_noted() -> Any:
+    return deque(maxlen=0)
 
 
 def _ids(entries: Iterable[Any]) -> dict[bytes, str]:
