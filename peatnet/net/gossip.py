@@ -220,6 +220,9 @@ class _GuardedPubsub(Pubsub):
                     readers.remove(scope)
                     if not readers:
                         del self._readers[peer_id]
+                if not self._peer_is_connected(peer_id):
+                    # It was forgotten when it left; what it had said before was read on, and may have been dealt with since.
+                    self._handle_dead_peer(peer_id)
         if scope.cancelled_caught:
             await stream.reset()
 
@@ -264,6 +267,8 @@ class _GuardedPubsub(Pubsub):
                 and not self._is_msg_seen(message)
             ):
                 await self._desk.bring(peer_id, message)
+        if not self._peer_is_connected(peer_id):
+            return  # its messages count all the same; but nobody would take it out of our topics and meshes again
         if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:
             for subscription in rpc.subscriptions:
                 self.handle_subscription(peer_id, subscription)
