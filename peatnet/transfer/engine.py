@@ -29,7 +29,7 @@ from peatnet.swarm import (
     Tier,
 )
 from peatnet.transfer.background import Flusher, Follower
-from peatnet.transfer.failures import give_up_error, most_telling
+from peatnet.transfer.failures import give_up_error, most_telling, without_frames
 from peatnet.transfer.link import Link
 from peatnet.transfer.progress import RateMeter
 from peatnet.transfer.roster import HURRY, Roster
@@ -305,7 +305,7 @@ class Engine:
         self.feed(SourceLost(link.source.name))
 
     def _let_go(self, name: str, error: PeatnetError) -> None:
-        self._lost[name] = error
+        self._lost[name] = without_frames(error)
         if (link := self.links.get(name)) is not None:
             self._end_link(link)
         self._someone_left.set()

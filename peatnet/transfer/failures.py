@@ -26,6 +26,12 @@ def _leaves(group: BaseExceptionGroup[PeatnetError]) -> Iterator[PeatnetError]:
             yield each
 
 
+def without_frames(error: PeatnetError) -> PeatnetError:
+    """The same error without where it came from: the frames there would keep all that they had in use, buffers among it."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
 def give_up_error(
     *,
     blob: str,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,6 +52,36 @@ async def test_no_source_at_all(world: World, autojump_clock: MockClock) -> None
     assert download.progress.stage is Stage.STOPPED
     assert not download.add_source(MemorySource("peer:late", world.data))
     await download.changed()  # there will be none: it returns
+
+
+async def test_what_a_lost_source_had_in_use_is_let_go_while_others_go_on(
+    world: World, autojump_clock: MockClock
+) -> None:
+    class Buffer:
+        pass
+
+    buffers: list[weakref.ref[Buffer]] = []
+
+    class Leaving(MemorySource):
+        async def run(self, link: SourceLink) -> None:
+            buffer = Buffer()
+            buffers.append(weakref.ref(buffer))
+            try:
+                await super().run(link)
+            except NoSource as exc:
+                raise NoSource(f"{buffer}: gone") from exc
+
+    lost = Leaving("peer:lost", world.data, vanish_after=0)
+    download = world.download(lost, MemorySource("peer:slow", world.data, delay=60.0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(download.run)
+        while not buffers or lost.name in download.progress.alive:
+            await download.changed()
+        await trio.sleep(1)
+        gc.collect()
+        assert download.progress.stage is Stage.FETCHING
+        assert [buffer() for buffer in buffers] == [None]
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_source_that_comes_late_is_in_time(world: World, autojump_clock: MockClock) -> None:
