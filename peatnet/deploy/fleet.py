@@ -50,7 +50,7 @@ class KnownNode:
         sequence: of its last word.
         first_seen: when it was first heard of, on the caller's clock.
         last_seen: when its last word came.
-        status: that word; None: it came before this process began.
+        status: that word, without models and outcomes once it is not seen any more; None: it came before this process began.
         lost: our connection to it broke since then.
         left: it said that it stops.
     """
@@ -148,9 +148,11 @@ class Fleet:
             left=status.leaving,
         )
         was_seen = known is not None and known.is_seen(now)
-        self._nodes[peer_id] = node
         if node.is_seen(now):
             self._seen.add(peer_id)
+        else:
+            node = _in_short(node)
+        self._nodes[peer_id] = node
         return Heard(node, new=not was_seen and not node.left, dropped=dropped)
 
     def lost(self, peer_id: str) -> None:
@@ -166,7 +168,10 @@ class Fleet:
             if peer_id not in self._nodes or not self._nodes[peer_id].is_seen(now)
         ]
         self._seen.difference_update(gone)
-        return [self._nodes[peer_id] for peer_id in sorted(gone) if peer_id in self._nodes]
+        known = [peer_id for peer_id in sorted(gone) if peer_id in self._nodes]
+        for peer_id in known:
+            self._nodes[peer_id] = _in_short(self._nodes[peer_id])
+        return [self._nodes[peer_id] for peer_id in known]
 
     def next_expiry(self, now: float) -> float | None:
         """When the next node that is seen will not be, if nothing is heard; None: none is seen."""
@@ -195,6 +200,14 @@ class Fleet:
             default=None,
         )
         return least.peer_id if least is not None else None
+
+
+def _in_short(node: KnownNode) -> KnownNode:
+    """One that is not seen: nobody asks any more what it told of models, which is most of what it told."""
+    status = node.status
+    if status is None:
+        return node
+    return replace(node, status=replace(status, models=(), outcomes=()))
 
 
 def find_node(text: str, nodes: Iterable[tuple[str, str]]) -> str:

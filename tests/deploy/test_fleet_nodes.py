@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fleet_kit import outcome, status
+from fleet_kit import outcome, report, status
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -43,6 +44,23 @@ def test_a_node_is_seen_until_it_has_said_nothing_for_a_minute() -> None:
     assert later is not None
     assert not later.new
     assert fleet.nodes()[0].name == "two"
+
+
+def test_of_who_is_gone_only_what_is_shown_is_kept() -> None:
+    fleet = Fleet()
+    told = status(
+        "one", report("Ready"), outcomes=(outcome("canceled"),), addresses=("/ip4/1.2.3.4/tcp/1",)
+    )
+    short = status("one", addresses=told.addresses)
+    fleet.hear("a", 1, told, 0.0)
+    fleet.hear("b", 1, told, 0.0)
+    assert [node.status for node in fleet.nodes()] == [told, told]
+    fleet.hear("b", 2, replace(told, leaving=True), 1.0)
+    assert [node.status for node in fleet.nodes()] == [told, replace(short, leaving=True)]
+    assert [node.status for node in fleet.expire(EXPIRE)] == [short, replace(short, leaving=True)]
+    assert fleet.nodes()[0].status == short
+    fleet.hear("a", 2, told, 100.0)
+    assert fleet.nodes()[0].status == told
 
 
 def test_what_is_old_changes_nothing_and_revives_nobody() -> None:
