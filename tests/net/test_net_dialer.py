@@ -17,7 +17,9 @@ from peatnet.net.dialer import (
     LEARNED_FAILURES,
     LONGEST_RETRY,
     MAX_LEARNED,
+    MAX_LOST,
     PARALLEL_DIALS,
+    PARALLEL_LOST,
     Dialer,
 )
 
@@ -137,6 +139,90 @@ async def test_learned_peers_that_fail_are_forgotten(
     await trio.sleep(1200)
     assert len(board.dials) == LEARNED_FAILURES
     assert dialer.known() == {}
+
+
+async def test_a_peer_that_was_there_is_found_again_after_hours(
+    autojump_clock: MockClock, dialer: Dialer, board: Switchboard
+) -> None:
+    board.answers.add("p")
+    dialer.learn("p", [ADDRESS])
+    await trio.sleep(LASTING + 1)
+    board.answers.clear()
+    board.change("p", connected=False)
+    await trio.sleep(4 * 3600)
+    board.answers.add("p")
+    await trio.sleep(LONGEST_RETRY * 1.25)
+    assert "p" in board.connected
+
+
+async def test_a_peer_of_an_earlier_run_is_tried_until_it_is_there(
+    autojump_clock: MockClock, dialer: Dialer, board: Switchboard
+) -> None:
+    dialer.remember("p", [ADDRESS])
+    await trio.sleep(3600)
+    board.answers.add("p")
+    await trio.sleep(LONGEST_RETRY * 1.25)
+    assert "p" in board.connected
+
+
+async def test_what_a_peer_tells_counts_more_than_what_is_remembered(
+    autojump_clock: MockClock, dialer: Dialer
+) -> None:
+    moved = "/ip4/192.0.2.9/tcp/9"
+    dialer.learn("p", [moved])
+    dialer.remember("p", [ADDRESS])
+    dialer.remember("q", [ADDRESS])
+    dialer.learn("q", [moved])
+    assert dialer.known() == {"p": [moved], "q": [moved]}
+
+
+async def test_a_peer_that_has_moved_is_dialled_at_once(
+    autojump_clock: MockClock, dialer: Dialer, board: Switchboard
+) -> None:
+    dialer.remember("p", [ADDRESS])
+    await trio.sleep(3600)
+    before = len(board.dials)
+    dialer.learn("p", ["/ip4/192.0.2.9/tcp/9"])
+    await trio.sleep(2 * FIRST_RETRY)
+    assert len(board.dials) == before + 1
+
+
+async def test_lost_peers_are_bounded_and_keep_nobody_waiting(
+    autojump_clock: MockClock, dialer: Dialer, board: Switchboard
+) -> None:
+    board.takes = 10.0
+    for number in range(2 * MAX_LOST):
+        dialer.remember(f"lost{number}", [ADDRESS])
+    await trio.sleep(4 * 3600)
+    assert len(dialer.known()) == MAX_LOST
+    board.most_at_once = 0
+    await trio.sleep(600)
+    assert board.most_at_once == PARALLEL_LOST
+    dialer.learn("new", [ADDRESS])
+    await trio.sleep(1)
+    assert board.times("new")
+
+
+async def test_a_peer_that_is_forgotten_is_not_dialled(
+    autojump_clock: MockClock, dialer: Dialer, board: Switchboard
+) -> None:
+    dialer.remember("p", [ADDRESS])
+    dialer.want("named", [ADDRESS])
+    await trio.sleep(600)
+    board.dials.clear()
+    dialer.forget("p")
+    dialer.forget("named")
+    await trio.sleep(600)
+    assert {peer for _, peer in board.dials} == {"named"}
+
+
+async def test_a_named_peer_that_moves_often_is_dialled_where_it_is(
+    autojump_clock: MockClock, dialer: Dialer
+) -> None:
+    dialer.want("p", [ADDRESS])
+    for number in range(1, 40):
+        dialer.learn("p", [f"/ip4/192.0.2.{number + 1}/tcp/1"])
+    assert dialer.known()["p"] == [ADDRESS, "/ip4/192.0.2.40/tcp/1"]
 
 
 async def test_named_peers_are_never_forgotten_and_keep_their_addresses(
