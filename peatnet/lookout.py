@@ -23,7 +23,7 @@ from peatnet.views import FleetNodeView, NodeChanged, RolloutView
 if TYPE_CHECKING:
     # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from trio_typing import TaskStatus
 
@@ -75,6 +75,14 @@ class Talk(Protocol):
 
     def banned(self) -> Mapping[str, float]:
         """The peers that are banned here."""
+        ...
+
+    def remember(self, peer_id: str, addresses: Iterable[str]) -> None:
+        """Look for a node where it was in an earlier run."""
+        ...
+
+    def forget(self, peer_id: str) -> None:
+        """Do not look for a node any more."""
         ...
 
 
@@ -219,6 +227,8 @@ class Lookout:
         if peer_id == self._library.identity.peer_id:
             raise UsageError("a node does not forget itself")
         self._fleet.forget(peer_id)
+        if self._network is not None:
+            self._network.forget(peer_id)
         self._gone.add(peer_id)
         await self._save()
         self._changed.stir()
@@ -244,6 +254,8 @@ class Lookout:
             self._tell(NodeChanged(peer_id, heard.node.name, seen=True))
             self._unhurried.set()
             self._to_save.set()
+        elif before is not None and before.addresses != heard.node.addresses:
+            self._to_save.set()  # it has moved
         if heard.new or before is None or before.status != status:
             self._changed.stir()
 
@@ -265,6 +277,9 @@ class Lookout:
         if self._network is None:
             task_status.started()
             return
+        for node in self._fleet.likely():
+            # Whoever was named may be away, and mDNS does not reach everywhere.
+            self._network.remember(node.peer_id, node.addresses)
         async with trio.open_nursery() as nursery:
             if not self._silent:
                 nursery.start_soon(self._speak, self._network)

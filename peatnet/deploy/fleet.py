@@ -36,6 +36,9 @@ LOST_EXPIRE: Final = 25.0
 
 MAX_NODES: Final = 1024
 
+LIKELY: Final = 32
+"""How many of the nodes heard of last, and how many of those known for longest, are looked for when a node starts."""
+
 _SHORTEST_END: Final = 6
 """Digits of the end of a peer id that name a node; fewer are a slip of the pen."""
 
@@ -53,6 +56,7 @@ class KnownNode:
         status: that word, without models and outcomes once it is not seen any more; None: it came before this process began.
         lost: our connection to it broke since then.
         left: it said that it stops.
+        addresses: where it could be dialled by its last word, also by one that came before this process began.
     """
 
     peer_id: str
@@ -63,6 +67,7 @@ class KnownNode:
     status: NodeStatus | None = None
     lost: bool = False
     left: bool = False
+    addresses: tuple[str, ...] = ()
 
     def is_seen(self, now: float) -> bool:
         """Whether it is there, for all we know."""
@@ -146,6 +151,7 @@ class Fleet:
             now,
             status,
             left=status.leaving,
+            addresses=status.addresses or (known.addresses if known else ()),
         )
         was_seen = known is not None and known.is_seen(now)
         if node.is_seen(now):
@@ -181,6 +187,16 @@ class Fleet:
     def forget(self, peer_id: str) -> bool:
         """Forget a node until it says something again; False where it is not known."""
         return self._nodes.pop(peer_id, None) is not None
+
+    def likely(self) -> list[KnownNode]:
+        """Those to look for when a run begins: some that were heard of last, and as many that were there for longest.
+
+        The former are where they were, most likely; among the latter are none that somebody has just invented.
+        """
+        where = [node for node in self._nodes.values() if node.addresses]
+        last = sorted(where, key=lambda node: -node.last_seen)[:LIKELY]
+        longest = sorted(where, key=lambda node: node.first_seen - node.last_seen)[:LIKELY]
+        return list({node.peer_id: node for node in (*last, *longest)}.values())
 
     def outcomes(self, command_id: str, now: float) -> dict[str, CommandReport]:
         """What became of a command on the nodes that are seen, by their peer ids."""

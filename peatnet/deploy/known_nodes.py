@@ -29,6 +29,8 @@ CREATE TABLE gossip_counter (
 ) STRICT;
 """
 
+_ADDRESSES = "ALTER TABLE known_nodes ADD COLUMN addresses TEXT NOT NULL DEFAULT '';"
+
 RESERVED: Final = 2**32
 """Numbers that one run of a node may use: more messages than it will send, and 4 s of its clock, which it counts by."""
 
@@ -45,6 +47,7 @@ class KnownNodes:
     def __init__(self, database: Database) -> None:
         self._database = database
         database.script("fleet-1", _SCHEMA)
+        database.script("fleet-2", _ADDRESSES)
 
     def load(self, now: float, wall: float) -> list[KnownNode]:
         """All of them, none of which has said anything in this run.
@@ -54,7 +57,7 @@ class KnownNodes:
             wall: the same time on the system's clock.
         """
         rows = self._database.execute(
-            "SELECT peer_id, name, sequence, first_seen, last_seen FROM known_nodes"
+            "SELECT peer_id, name, sequence, first_seen, last_seen, addresses FROM known_nodes"
             " ORDER BY last_seen DESC LIMIT ?",
             (MAX_NODES,),
         )
@@ -65,8 +68,9 @@ class KnownNodes:
                 sequence,
                 first_seen=now - max(0.0, wall - first_seen),
                 last_seen=now - max(0.0, wall - last_seen),
+                addresses=tuple(addresses.split()),
             )
-            for peer_id, name, sequence, first_seen, last_seen in rows
+            for peer_id, name, sequence, first_seen, last_seen, addresses in rows
         ]
 
     def save(
@@ -78,13 +82,14 @@ class KnownNodes:
                 database.execute("DELETE FROM known_nodes WHERE peer_id = ?", (peer_id,))
             for node in nodes:
                 database.execute(
-                    "INSERT OR REPLACE INTO known_nodes VALUES (?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO known_nodes VALUES (?, ?, ?, ?, ?, ?)",
                     (
                         node.peer_id,
                         node.name,
                         min(node.sequence, _MAX_INTEGER),
                         wall - (now - node.first_seen),
                         wall - (now - node.last_seen),
+                        " ".join(node.addresses),
                     ),
                 )
 

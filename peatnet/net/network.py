@@ -7,7 +7,7 @@ differs from ours, and every minute with somebody, whatever gossip may have lost
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +16,13 @@ import trio
 
 from peatnet.blobs import Hash
 from peatnet.concurrency import Stirring
-from peatnet.errors import NoSource, PeatnetError, RemoteProtocolError, SignatureError
+from peatnet.errors import (
+    NoSource,
+    PeatnetError,
+    RemoteProtocolError,
+    SignatureError,
+    UsageError,
+)
 from peatnet.log import get_logger
 from peatnet.net.addresses import parse_dial_address, to_announce
 from peatnet.net.blob_server import BlobServer
@@ -172,6 +178,21 @@ class Network:
     def announced(self) -> list[str]:
         """Where others are told to dial us, without the peer id."""
         return to_announce(self._host.listening)
+
+    def remember(self, peer_id: str, addresses: Iterable[str]) -> None:
+        """Look for a node where it was in an earlier run; what is no address is left out."""
+        found = []
+        for address in addresses:
+            try:
+                found.append(parse_dial_address(f"{address}/p2p/{peer_id}")[0])
+            except UsageError as exc:
+                log.debug("address not used", peer=peer_id, reason=exc.message)
+        if found:
+            self.dialer.remember(peer_id, found)
+
+    def forget(self, peer_id: str) -> None:
+        """Do not look for a node any more."""
+        self.dialer.forget(peer_id)
 
     def sync_with_all(self) -> None:
         """Bring catalogues together with all connected peers soon, as after a change of trust."""

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from peatnet.blobs import Database
-from peatnet.deploy.fleet import EXPIRE, LOST_EXPIRE, Fleet, KnownNode, find_node
+from peatnet.deploy import known_nodes
+from peatnet.deploy.fleet import EXPIRE, LIKELY, LOST_EXPIRE, Fleet, KnownNode, find_node
 from peatnet.deploy.known_nodes import RESERVED, KnownNodes
 from peatnet.errors import Ambiguous, NotFound
 
@@ -259,6 +260,48 @@ def test_known_nodes_outlive_the_process(tmp_path: Path) -> None:
         assert [node.age(6.0) for node in table.load(6.0, 0.0)] == [0.0]
     finally:
         database.close()
+
+
+def test_where_nodes_were_outlives_the_process(tmp_path: Path) -> None:
+    two = ("/ip4/192.0.2.1/tcp/1", "/ip6/2001:db8::1/tcp/1")
+    database = Database.open(tmp_path / "peatnet.db")
+    try:
+        table = KnownNodes(database)
+        fleet = Fleet()
+        fleet.hear("a", 1, status(addresses=two[:1]), 0.0)
+        fleet.hear("a", 2, status(addresses=two), 1.0)
+        fleet.hear("b", 1, status(addresses=two[:1]), 1.0)
+        fleet.hear("b", 2, status(), 2.0)  # it says nothing of it this time
+        fleet.hear("c", 1, status(), 3.0)
+        table.save(fleet.nodes(), [], 10.0, 1000.0)
+        later = Fleet(table.load(10.0, 1000.0))
+        assert {node.peer_id: node.addresses for node in later.nodes()} == {
+            "a": two,
+            "b": two[:1],
+            "c": (),
+        }
+        assert {node.peer_id for node in later.likely()} == {"a", "b"}
+    finally:
+        database.close()
+
+
+def test_a_table_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    database = Database.open(tmp_path / "peatnet.db")
+    try:
+        database.script("fleet-1", known_nodes._SCHEMA)  # as it was then
+        database.execute("INSERT INTO known_nodes VALUES ('a', 'one', 7, 0.0, 1.0)")
+        (node,) = KnownNodes(database).load(5.0, 5.0)
+        assert (node.peer_id, node.addresses) == ("a", ())
+    finally:
+        database.close()
+
+
+def test_nodes_that_somebody_invents_are_not_all_that_are_looked_for() -> None:
+    where = ("/ip4/192.0.2.1/tcp/1",)
+    real = [KnownNode(f"r{n}", "r", 1, 0.0, 9e5, addresses=where) for n in range(LIKELY)]
+    invented = [KnownNode(f"i{n}", "i", 1, 1e6, 1e6, addresses=where) for n in range(900)]
+    likely = [node.name for node in Fleet([*real, *invented]).likely()]
+    assert likely.count("r") == likely.count("i") == LIKELY
 
 
 def test_only_those_heard_of_last_are_loaded_when_there_are_too_many() -> None:

@@ -23,7 +23,7 @@ from peatnet.reporting import Reporter
 from peatnet.views import NodeChanged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
     from peatnet.net.host import PeerCallback
@@ -81,9 +81,16 @@ class Voice:
     on_peer: list[PeerCallback] = field(default_factory=list)
     announced: list[str] = field(default_factory=lambda: ["/ip4/192.0.2.7/tcp/7411"])
     bans: dict[str, float] = field(default_factory=dict)
+    looks_for: dict[str, list[str]] = field(default_factory=dict)
 
     def banned(self) -> dict[str, float]:
         return self.bans
+
+    def remember(self, peer_id: str, addresses: Iterable[str]) -> None:
+        self.looks_for[peer_id] = list(addresses)
+
+    def forget(self, peer_id: str) -> None:
+        self.looks_for.pop(peer_id, None)
 
     async def tell_status(self, status: NodeStatus) -> None:
         await trio.lowlevel.checkpoint()
@@ -226,7 +233,9 @@ async def test_known_nodes_are_remembered_and_can_be_forgotten(
         assert (two.seen, two.hardware, two.addrs, two.models) == (False, None, [], [])
         with pytest.raises(UsageError):
             await one.lookout.forget("one")
+        assert one.voice.looks_for == {two.peer_id: ["/ip4/192.0.2.7/tcp/7411"]}
         assert await one.lookout.forget("two") == two.peer_id
+        assert one.voice.looks_for == {}
         assert await one.seen() == {"one": True}
     async with member(tmp_path, air, "one") as one:
         assert await one.seen() == {"one": True}

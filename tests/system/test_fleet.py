@@ -59,6 +59,23 @@ def four(cluster: Cluster) -> tuple[Node, Node, Node, Node]:
     return first, good, tiny, wary
 
 
+def test_nodes_find_each_other_again_without_the_one_that_was_named(cluster: Cluster) -> None:
+    first = cluster.up("first")
+    others = [cluster.up(name, "--peer", first.addr) for name in ("second", "third")]
+    others[0].wait_connected(others[1])
+    for node in (first, *others):
+        wait_until(lambda: len(node.call("fleet")) == 3, what="three nodes")  # noqa: B023  # called at once
+    for node in (first, *others):
+        node.stop()
+    # As after a power cut in which the first was lost. Neither is told of the other.
+    for node in others:
+        node.up("--listen", f"/ip4/127.0.0.1/tcp/{node.port}")
+    others[0].wait_connected(others[1])
+    # One that comes back elsewhere finds the others.
+    first.up().wait_connected(others[0])
+    first.wait_connected(others[1])
+
+
 def test_the_fleet_and_where_a_model_stands(cluster: Cluster, tmp_path: Path) -> None:
     first, good, tiny, wary = four(cluster)
     fleet = first.json("fleet")
