@@ -77,6 +77,9 @@ FIRST_MOVE = 1.0
 # One that was put off while another ran is looked at again after so long, in seconds.
 LOOK_AGAIN = 0.5
 
+# Addresses of others with our identity are remembered, so that each other is logged once; beyond so many none is.
+MAX_DOUBLES = 64
+
 log = get_logger(__name__)
 
 OnBlob = Callable[[str, Hash], None]
@@ -125,6 +128,7 @@ class Network:
         self._sync_again: set[str] = set()  # peers with whom an exchange was wanted while one ran
         self._put_off: set[str] = set()  # peers with whom one was wanted too soon after the last
         self._digests: dict[str, bytes] = {}  # what connected peers last told of their catalogues
+        self._doubles: set[str] = set()  # where others with our identity are
         self._nursery: trio.Nursery | None = None
         host.on_change.append(self._peer_changed)
 
@@ -189,6 +193,22 @@ class Network:
                 log.debug("address not used", peer=peer_id, reason=exc.message)
         if found:
             self.dialer.remember(peer_id, found)
+
+    def found_nearby(self, peer_id: str, addresses: Iterable[str]) -> None:
+        """Note where mDNS says that a peer is. Where it is said of ourselves, another node has our identity."""
+        told = list(addresses)
+        if peer_id != self._host.peer_id:
+            self.dialer.learn(peer_id, told)
+            return
+        known = self._doubles.union(self.announced)
+        if told and known.isdisjoint(told) and len(self._doubles) < MAX_DOUBLES:
+            # The others take the two for one, and who is connected to one of them hears nothing of the other.
+            self._doubles.update(told)
+            log.warning(
+                "another node has this one's identity; one of them needs a data directory that was not copied",
+                peer=peer_id,
+                addresses=told,
+            )
 
     def forget(self, peer_id: str) -> None:
         """Do not look for a node any more."""
@@ -468,7 +488,7 @@ async def open_network(
             nursery.start_soon(gate.run)
             await nursery.start(network.run, gossip)
             if mdns:
-                await nursery.start(watch_mdns, network.dialer.learn)
+                await nursery.start(watch_mdns, network.found_nearby)
             for address, peer_id in wanted:
                 network.dialer.want(peer_id, [address])
             try:

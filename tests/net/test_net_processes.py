@@ -20,7 +20,7 @@ from support.waiting import wait_until
 from peatnet.errors import PeerLost
 from peatnet.net import muxer
 from peatnet.net.host import open_host
-from peatnet.net.network import BLOB_PROTOCOL, CATALOGUE_PROTOCOL
+from peatnet.net.network import BLOB_PROTOCOL, CATALOGUE_PROTOCOL, MAX_DOUBLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,6 +119,27 @@ async def test_mdns_finds_a_node_on_this_machine(tmp_path: Path) -> None:
             assert first.peer_id in two.connected
     except OSError as exc:
         pytest.skip(f"no multicast on this machine: {exc}")
+
+
+async def test_a_copy_of_a_node_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = place(tmp_path / "here")
+    elsewhere = "/ip4/192.0.2.1/tcp/7411"
+    async with network(here) as opened:
+        opened.found_nearby(here.peer_id, opened.announced)  # ourselves
+        opened.found_nearby(here.peer_id, [])
+        assert "identity" not in caplog.text
+        for _ in range(3):
+            opened.found_nearby(here.peer_id, [elsewhere])
+        assert caplog.text.count("another node has this one's identity") == 1
+        assert elsewhere in caplog.text
+        assert opened.dialer.known() == {}
+        for number in range(200):
+            opened.found_nearby(here.peer_id, [f"/ip4/192.0.2.2/tcp/{number + 1}"])
+        assert caplog.text.count("another node has this one's identity") == MAX_DOUBLES
+        opened.found_nearby("another", [elsewhere])
+        assert opened.dialer.known() == {"another": [elsewhere]}
 
 
 async def test_mdns_announces_where_a_node_can_be_reached() -> None:
