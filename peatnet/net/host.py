@@ -34,7 +34,7 @@ from peatnet.errors import ListenError, NoSource, PeatnetError, PeerLost, Remote
 from peatnet.log import get_logger
 from peatnet.net.addresses import check_can_listen, to_announce
 from peatnet.net.connections import Connections, connection_config, resource_manager
-from peatnet.net.discovery import announce_by_mdns
+from peatnet.net.discovery import announce_by_mdns, keep_mdns_current
 from peatnet.net.effort import Efforts
 from peatnet.net.frames import FrameStream
 from peatnet.net.identity_keys import refuse_other_keys
@@ -372,6 +372,8 @@ async def open_host(seed: bytes, listen: Sequence[str], *, mdns: bool) -> AsyncI
             )
         async with trio.open_nursery() as nursery:
             await nursery.start(host.run_helpers)
+            if mdns:
+                nursery.start_soon(keep_mdns_current, basic, lambda: to_announce(host.listening))
             try:
                 yield host
             finally:

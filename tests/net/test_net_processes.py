@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from net_tools import host, network, place, until
+from net_tools import LOOPBACK, host, network, place, until
 from support.files import MIB, make_model
 from support.nodes import Cluster, Node
 from support.strangers import Stranger
 from support.waiting import wait_until
 
 from peatnet.errors import PeerLost
-from peatnet.net import muxer
+from peatnet.net import discovery, muxer
+from peatnet.net import host as host_module
 from peatnet.net.host import open_host
 from peatnet.net.network import BLOB_PROTOCOL, CATALOGUE_PROTOCOL, MAX_DOUBLES
 
@@ -117,6 +118,31 @@ async def test_mdns_finds_a_node_on_this_machine(tmp_path: Path) -> None:
                 pytest.skip("no multicast on this machine: mDNS announcements do not arrive")
             assert second.peer_id in one.connected
             assert first.peer_id in two.connected
+    except OSError as exc:
+        pytest.skip(f"no multicast on this machine: {exc}")
+
+
+async def test_mdns_begins_anew_where_the_addresses_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a node that is started before its network is there."""
+    where = ["/ip4/127.0.0.1/tcp/7411"]
+    monkeypatch.setattr(discovery, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(host_module, "to_announce", lambda _listening: list(where))
+    try:
+        async with open_host(secrets.token_bytes(32), [LOOPBACK], mdns=True) as opened:
+            basic: Any = opened.libp2p
+            first = basic.mDNS
+            await trio.sleep(0.5)
+            assert basic.mDNS is first
+            where[:] = ["/ip4/192.0.2.1/tcp/7411"]
+            await until(lambda: basic.mDNS is not first and first.zeroconf.done)
+            second = basic.mDNS
+            (told,) = second.broadcaster.service_info.properties.values()
+            assert told.decode() == f"/ip4/192.0.2.1/tcp/7411/p2p/{opened.peer_id}"
+            await trio.sleep(0.5)
+            assert basic.mDNS is second
+        assert second.zeroconf.done
     except OSError as exc:
         pytest.skip(f"no multicast on this machine: {exc}")
 
