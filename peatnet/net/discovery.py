@@ -66,7 +66,7 @@ async def keep_mdns_current(host: Any, addresses: Callable[[], list[str]]) -> No
             old._cleanup_cancel_scope = None  # noqa: SLF001
             await trio.to_thread.run_sync(old.stop)
         except Exception as exc:  # noqa: BLE001  # zeroconf raises what it likes where interfaces come and go
-            log.debug("mdns failed", error=repr(exc))
+            log.warning("mdns does not work here now", error=repr(exc))
 
 
 def _begun(host: Any, addresses: Callable[[], list[str]]) -> Any:

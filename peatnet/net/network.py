@@ -77,8 +77,8 @@ FIRST_MOVE = 1.0
 # One that was put off while another ran is looked at again after so long, in seconds.
 LOOK_AGAIN = 0.5
 
-# Addresses of others with our identity are remembered, so that each other is logged once; beyond so many none is.
-MAX_DOUBLES = 64
+# Where nodes with our identity were, we among them, of which so many are remembered: each other one is logged once, beyond that none.
+MAX_OURSELVES = 64
 
 log = get_logger(__name__)
 
@@ -128,7 +128,7 @@ class Network:
         self._sync_again: set[str] = set()  # peers with whom an exchange was wanted while one ran
         self._put_off: set[str] = set()  # peers with whom one was wanted too soon after the last
         self._digests: dict[str, bytes] = {}  # what connected peers last told of their catalogues
-        self._doubles: set[str] = set()  # where others with our identity are
+        self._ourselves: set[str] = set()  # where mDNS has found our identity
         self._nursery: trio.Nursery | None = None
         host.on_change.append(self._peer_changed)
 
@@ -200,10 +200,12 @@ class Network:
         if peer_id != self._host.peer_id:
             self.dialer.learn(peer_id, told)
             return
-        known = self._doubles.union(self.announced)
-        if told and known.isdisjoint(told) and len(self._doubles) < MAX_DOUBLES:
+        if not told or len(self._ourselves) >= MAX_OURSELVES:
+            return
+        strange = self._ourselves.union(self.announced).isdisjoint(told)
+        self._ourselves.update(told)  # ours, too: they may be told of once more when we have moved
+        if strange:
             # The others take the two for one, and who is connected to one of them hears nothing of the other.
-            self._doubles.update(told)
             log.warning(
                 "another node has this one's identity; one of them needs a data directory that was not copied",
                 peer=peer_id,

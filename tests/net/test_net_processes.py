@@ -21,7 +21,7 @@ from peatnet.errors import PeerLost
 from peatnet.net import discovery, muxer
 from peatnet.net import host as host_module
 from peatnet.net.host import open_host
-from peatnet.net.network import BLOB_PROTOCOL, CATALOGUE_PROTOCOL, MAX_DOUBLES
+from peatnet.net.network import BLOB_PROTOCOL, CATALOGUE_PROTOCOL, MAX_OURSELVES, Network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,12 +148,15 @@ async def test_mdns_begins_anew_where_the_addresses_have_changed(
 
 
 async def test_a_copy_of_a_node_is_told_of_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = place(tmp_path / "here")
     elsewhere = "/ip4/192.0.2.1/tcp/7411"
     async with network(here) as opened:
-        opened.found_nearby(here.peer_id, opened.announced)  # ourselves
+        before = opened.announced
+        opened.found_nearby(here.peer_id, before)  # ourselves
+        monkeypatch.setattr(Network, "announced", ["/ip4/192.0.2.9/tcp/7411"])
+        opened.found_nearby(here.peer_id, before)  # once more, when we have moved
         opened.found_nearby(here.peer_id, [])
         assert "identity" not in caplog.text
         for _ in range(3):
@@ -163,7 +166,9 @@ async def test_a_copy_of_a_node_is_told_of_once(
         assert opened.dialer.known() == {}
         for number in range(200):
             opened.found_nearby(here.peer_id, [f"/ip4/192.0.2.2/tcp/{number + 1}"])
-        assert caplog.text.count("another node has this one's identity") == MAX_DOUBLES
+        assert caplog.text.count("another node has this one's identity") == MAX_OURSELVES - len(
+            before
+        )
         opened.found_nearby("another", [elsewhere])
         assert opened.dialer.known() == {"another": [elsewhere]}
 
