@@ -56,6 +56,24 @@ class GuardedRouter(GossipSub):
         left = rpc_pb2.RPC(control=self._bounded(rpc.control))
         await super().handle_rpc(left, sender_peer_id)
 
+    def _get_peers_to_send(
+        self,
+        topic_ids: Iterable[str],
+        msg_forwarder: ID,
+        origin: ID,
+        msg_id: bytes | None = None,
+    ) -> Iterable[ID]:
+        # Who has too few neighbors as yet tells others, too. They would not hear of it later: who is a neighbor by the next
+        # heartbeat is offered nothing of what went before.
+        topics = list(topic_ids)
+        peers = set(super()._get_peers_to_send(topics, msg_forwarder, origin, msg_id))
+        for topic in topics:
+            mesh = self.mesh.get(topic, set())
+            if self.pubsub is not None and topic in self.pubsub.peer_topics:
+                missing = self.degree - len(mesh) if len(mesh) < self.degree_low else 0
+                peers.update(self._get_in_topic_gossipsub_peers_from_minus(topic, missing, mesh))
+        return peers - {msg_forwarder, origin}
+
     def _select_peers_for_pruning(self, topic: str, num_to_prune: int) -> list[ID]:
         # Half of those above the bound at each heartbeat, any of them: their other ends count them too, and where all drop
         # theirs down to the degree at once, some are dropped by everybody.

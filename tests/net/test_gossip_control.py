@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.pubsub.pb import rpc_pb2
 
 from peatnet.net import gossip_control
@@ -29,6 +30,7 @@ class Router(GuardedRouter):
         self.said: list[Any] = []
         self.dialled: list[Any] = []
         self.pubsub = self  # type: ignore[assignment]  # as much of one as is asked for
+        self.peer_topics: dict[str, set[ID]] = {}
         self.seen_messages: Any = self
 
     def has(self, _message_id: bytes) -> bool:
@@ -68,6 +70,21 @@ async def test_topics_of_others_leave_nothing_behind() -> None:
     assert not router.graft_flood_tracking
     assert not router.ihave_message_limits
     assert router.said == []
+
+
+def test_who_has_too_few_neighbors_tells_others_too() -> None:
+    router = Router()
+    peers = [ID(secrets.token_bytes(38)) for _ in range(10)]
+    router.peer_topics = {"/one": set(peers)}
+    router.peer_protocol = dict.fromkeys(peers, PROTOCOL_ID_V11)
+    for neighbors in range(7):
+        router.mesh["/one"] = set(peers[:neighbors])
+        told = set(router._get_peers_to_send(["/one"], PEER, PEER))
+        assert told >= router.mesh["/one"]
+        assert len(told) == (4 if neighbors < 3 else neighbors)
+        forwarder, origin = peers[0], peers[1]
+        passed_on = router._get_peers_to_send(["/one"], forwarder, origin)
+        assert not set(passed_on) & {forwarder, origin}
 
 
 async def test_of_neighbors_that_are_too_many_half_are_dropped_at_once() -> None:
