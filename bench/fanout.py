@@ -28,7 +28,7 @@ from fleet import MIB, SOURCE, Delivery, Fleet, Start
 from libtorrent_fleet import LibtorrentFleet, make_torrent
 from machine import Bystanders
 from netlab import Lab, check, laboratory
-from nodes import publish, withdraw
+from nodes import publish
 from pairs import back_memory
 from peatnet_fleet import MODEL, PeatnetFleet
 
@@ -71,9 +71,7 @@ def peatnet(*, sha256: bool) -> Program:
     def program(job: Job) -> Iterator[OpenFleet]:
         published = job.scratch / ("peatnet-published" if sha256 else "peatnet-withdrawn")
         if not published.exists():
-            publish(published, job.scratch, job.file, MODEL)
-            if not sha256:
-                withdraw(published, job.scratch, MODEL)
+            publish(published, job.scratch, job.file, MODEL, manifest=sha256)
         hashes = hash_file(job.file)
         blob, pieces = hashes.blake3.hex(), hashes.table.n_chunks
 

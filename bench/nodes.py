@@ -80,14 +80,21 @@ def node(
         yield Node(child, data_dir)
 
 
-def publish(data_dir: Path, scratch: Path, file: Path, model_id: str) -> None:
-    """Publish a file with no node running, so that a node that serves it has hashed nothing."""
+def publish(
+    data_dir: Path, scratch: Path, file: Path, model_id: str, *, manifest: bool = True
+) -> None:
+    """Publish a file with no node running, so that a node that serves it has hashed nothing.
+
+    Args:
+        data_dir: the node's.
+        scratch: a directory for logs.
+        file: what is published.
+        model_id: as what.
+        manifest: whether that stays; otherwise it is taken back, and the file is there for whoever asks for its hash.
+    """
     finish([*PEATNET, data_dir, "publish", file, "--id", model_id], scratch)
-
-
-def withdraw(data_dir: Path, scratch: Path, model_id: str) -> None:
-    """Take a manifest back; the file stays, for whoever asks for its hash."""
-    finish([*PEATNET, data_dir, "withdraw", model_id], scratch)
+    if not manifest:
+        finish([*PEATNET, data_dir, "withdraw", model_id], scratch)
 
 
 def can(option: str, scratch: Path) -> bool:

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from common import GIB, Bench, Job, Run, Sample, main
-from nodes import ON_DEMAND, Node, node, publish, withdraw
+from nodes import ON_DEMAND, Node, node, publish
 from pairs import SLOWEST, Ends, check_file, file_hash
 from processes import finish, until
 from rival_rows import LIBTORRENT, libtorrent_ends, need_module
@@ -36,9 +36,7 @@ def peatnet(sinks: int, *, sha256: bool) -> Opener:
     @contextmanager
     def open_row(job: Job) -> Iterator[Run]:
         published = job.scratch / ("published" if sha256 else "withdrawn")
-        publish(published, job.scratch, job.file, "bench")
-        if not sha256:
-            withdraw(published, job.scratch, "bench")
+        publish(published, job.scratch, job.file, "bench", manifest=sha256)
         reference = "bench" if sha256 else file_hash(job.file)
 
         def run() -> Sample:

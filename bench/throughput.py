@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from common import GIB, Bench, Job, Opener, Run, Sample, Unavailable, main
-from nodes import ON_DEMAND, can, node, publish, withdraw
+from nodes import ON_DEMAND, can, node, publish
 from pairs import Ends, check_file, file_hash
 from processes import until
 from rival_rows import RIVAL_ROWS
@@ -35,9 +35,7 @@ def peatnet(*, lane: bool, sha256: bool) -> Opener:
             raise Unavailable("this revision has no bulk lane")
         published = job.scratch / ("published" if sha256 else "withdrawn")
         if not published.exists():
-            publish(published, job.scratch, job.file, "bench")
-            if not sha256:
-                withdraw(published, job.scratch, "bench")
+            publish(published, job.scratch, job.file, "bench", manifest=sha256)
         reference = "bench" if sha256 else file_hash(job.file)
         options = ON_DEMAND if lane or not has_lane else (*ON_DEMAND, NO_LANE)
 

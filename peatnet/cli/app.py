@@ -38,7 +38,7 @@ from peatnet.cli.groups import GroupedVerbs
 from peatnet.cli.options import DataDir, Verbose
 from peatnet.cli.output import EXIT_BROKEN_PIPE, ReaderGone, abandon_stdout
 from peatnet.cli.session import Invocation, Session
-from peatnet.cli.surroundings import ended_by_hang_up, ended_by_sigterm, prepare_streams
+from peatnet.cli.surroundings import ended_by_signals, prepare_streams
 from peatnet.errors import DiskFull, PeatnetError, UsageError
 
 # What a print fails with where there is no room for what it prints.
@@ -124,7 +124,7 @@ def main() -> int:
     invocation = Invocation()
     prepare_streams()
     try:
-        with ended_by_sigterm(), ended_by_hang_up():
+        with ended_by_signals():
             # Outside its standalone mode typer returns what typer.Exit carried, and raises all else.
             code = typer.main.get_command(app)(
                 prog_name="peatnet", standalone_mode=False, obj=invocation

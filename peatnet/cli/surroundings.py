@@ -42,41 +42,23 @@ def _stream_without_reader() -> TextIO:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """For the time of the block, SIGTERM does what Ctrl-C does: the command cleans up, and says what goes on.
 
-    Where somebody has arranged for SIGTERM already, or this is not the main thread, nothing changes.
+    So does SIGHUP: a terminal that is closed, or a connection to it that breaks. Of these two, one that somebody has arranged for
+    already, as ``nohup`` does, stays as it is; outside of the main thread both do.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
-        yield
-        return
-    signal.signal(signal.SIGTERM, _as_control_c)
+    arranged = []
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in ((signal.SIGTERM, _as_control_c), (signal.SIGHUP, _as_sigterm)):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, handler)
+                arranged.append(number)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextmanager
-def ended_by_hang_up() -> Iterator[None]:
-    """For the time of the block, a terminal that is closed, or a connection to it that breaks, does what SIGTERM does.
-
-    Under ``nohup``, and where somebody has arranged for SIGHUP already, nothing changes.
-    """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL
-    ):
-        yield
-        return
-    signal.signal(signal.SIGHUP, _as_sigterm)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in arranged:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _as_sigterm(_number: int, _frame: object) -> None:

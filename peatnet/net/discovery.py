@@ -59,12 +59,14 @@ async def keep_mdns_current(host: Any, addresses: Callable[[], list[str]]) -> No
             continue
         log.info("mdns begins anew", addresses=current)
         try:
-            old, host.mDNS = host.mDNS, await trio.to_thread.run_sync(_begun, host, addresses)
-            announced = current
-            _clean_up(host.mDNS)
-            old._cleanup_cancel_scope.cancel()  # noqa: SLF001  # as its `stop`, which blocks for a second
-            old._cleanup_cancel_scope = None  # noqa: SLF001
-            await trio.to_thread.run_sync(old.stop)
+            # Whoever ends the node just now would leave one of the two running; it takes a second or two.
+            with trio.CancelScope(shield=True):
+                old, host.mDNS = host.mDNS, await trio.to_thread.run_sync(_begun, host, addresses)
+                announced = current
+                _clean_up(host.mDNS)
+                old._cleanup_cancel_scope.cancel()  # noqa: SLF001  # as its `stop`, which blocks for a second
+                old._cleanup_cancel_scope = None  # noqa: SLF001
+                await trio.to_thread.run_sync(old.stop)
         except Exception as exc:  # noqa: BLE001  # zeroconf raises what it likes where interfaces come and go
             log.warning("mdns does not work here now", error=repr(exc))
 

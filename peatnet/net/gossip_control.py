@@ -69,8 +69,9 @@ class GuardedRouter(GossipSub):
         peers = set(super()._get_peers_to_send(topics, msg_forwarder, origin, msg_id))
         for topic in topics:
             mesh = self.mesh.get(topic, set())
-            if self.pubsub is not None and topic in self.pubsub.peer_topics:
-                missing = self.degree - len(mesh) if len(mesh) < self.degree_low else 0
+            heard = self.pubsub is not None and topic in self.pubsub.peer_topics
+            if heard and len(mesh) < self.degree_low:
+                missing = self.degree - len(mesh)
                 peers.update(self._get_in_topic_gossipsub_peers_from_minus(topic, missing, mesh))
         return peers - {msg_forwarder, origin}
 

@@ -16,13 +16,7 @@ import trio
 
 from peatnet.blobs import Hash
 from peatnet.concurrency import Stirring
-from peatnet.errors import (
-    NoSource,
-    PeatnetError,
-    RemoteProtocolError,
-    SignatureError,
-    UsageError,
-)
+from peatnet.errors import NoSource, PeatnetError, RemoteProtocolError, SignatureError, UsageError
 from peatnet.log import get_logger
 from peatnet.net.addresses import parse_dial_address, to_announce
 from peatnet.net.blob_server import BlobServer
@@ -41,7 +35,7 @@ from peatnet.net.small_server import SmallServer
 from peatnet.net.small_stream import SMALL_PROTOCOL
 from peatnet.net.standing import Allowance, Offence
 from peatnet.net.upload_gate import UploadGate
-from peatnet.records import Outcome
+from peatnet.records import Outcome, PeerId
 
 if TYPE_CHECKING:
     # libp2p brings trio-typing, whose stubs hide trio's own types from the type checker.
@@ -184,15 +178,13 @@ class Network:
         return to_announce(self._host.listening)
 
     def remember(self, peer_id: str, addresses: Iterable[str]) -> None:
-        """Look for a node where it was in an earlier run; what is no address is left out."""
-        found = []
-        for address in addresses:
-            try:
-                found.append(parse_dial_address(f"{address}/p2p/{peer_id}")[0])
-            except UsageError as exc:
-                log.debug("address not used", peer=peer_id, reason=exc.message)
-        if found:
-            self.dialer.remember(peer_id, found)
+        """Look for a node where it was in an earlier run. What is no address is found out when it is dialled."""
+        try:
+            PeerId.parse(peer_id)
+        except UsageError as exc:  # the disk has changed it
+            log.warning("a known node is not looked for", peer=peer_id, reason=exc.message)
+        else:
+            self.dialer.remember(peer_id, addresses)
 
     def found_nearby(self, peer_id: str, addresses: Iterable[str]) -> None:
         """Note where mDNS says that a peer is. Where it is said of ourselves, another node has our identity."""

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from support.nodes import environment, peatnet
+from support.terminal import PATIENCE, read_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PATIENCE = 60
 # Has the terminal that is its stdin end it, as a shell's window does, and becomes the command.
 ON_A_TERMINAL = """
 import fcntl, os, signal, sys, termios
@@ -28,28 +28,11 @@ os.execv(sys.executable, [sys.executable, "-m", "peatnet", *sys.argv[2:]])
 """
 
 
-class Terminal:
-    """A command's terminal."""
-
-    def __init__(self, leader: int, child: subprocess.Popen[bytes]) -> None:
-        self._leader = leader
-        self.child = child
-
-    def read_until(self, words: str) -> None:
-        """Until the command has printed that; it ends, or its test's time is up, where it never does."""
-        shown = b""
-        while words.encode() not in shown:
-            shown += os.read(self._leader, 65536)
-
-    def close(self) -> None:
-        """Close it, once."""
-        if self._leader >= 0:
-            os.close(self._leader)
-        self._leader = -1
-
-
 @contextmanager
-def on_a_terminal(environ: dict[str, str], how: str, *arguments: str) -> Iterator[Terminal]:
+def on_a_terminal_closed_after(
+    text: str, environ: dict[str, str], how: str, *arguments: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command whose terminal was closed once it had shown a text."""
     leader, follower = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", ON_A_TERMINAL, how, *arguments],
@@ -60,11 +43,13 @@ def on_a_terminal(environ: dict[str, str], how: str, *arguments: str) -> Iterato
         env=environ,
     ) as child:
         os.close(follower)
-        terminal = Terminal(leader, child)
         try:
-            yield terminal
+            try:
+                read_until(leader, text)
+            finally:
+                os.close(leader)
+            yield child
         finally:
-            terminal.close()
             child.kill()
 
 
@@ -72,20 +57,16 @@ UP = ("up", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0")
 
 
 def test_a_node_stops_cleanly(data: Path) -> None:
-    with on_a_terminal(environment(data), "plain", *UP) as terminal:
-        terminal.read_until("peer_id")
-        terminal.close()
-        assert terminal.child.wait(PATIENCE) == 0
+    with on_a_terminal_closed_after("peer_id", environment(data), "plain", *UP) as child:
+        assert child.wait(PATIENCE) == 0
     assert not (data / "control.sock").exists()
 
 
 def test_under_nohup_a_node_goes_on(data: Path) -> None:
-    with on_a_terminal(environment(data), "nohup", *UP) as terminal:
-        terminal.read_until("peer_id")
-        terminal.close()
+    with on_a_terminal_closed_after("peer_id", environment(data), "nohup", *UP) as child:
         assert peatnet(data, "peers", "--json").json() == []
-        terminal.child.send_signal(signal.SIGTERM)
-        assert terminal.child.wait(PATIENCE) == 0
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(PATIENCE) == 0
     assert not (data / "control.sock").exists()
 
 
@@ -93,10 +74,9 @@ def test_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     temp = tmp_path / "temp"
     temp.mkdir()
     environ = environment(tmp_path / "data") | {"TMPDIR": str(temp)}
-    with on_a_terminal(environ, "plain", "demo", "--nodes", "1") as terminal:
-        terminal.read_until("fetching")
-        terminal.close()
-        assert terminal.child.wait(PATIENCE) == 130
+    demo = ("demo", "--nodes", "1")
+    with on_a_terminal_closed_after("fetching", environ, "plain", *demo) as child:
+        assert child.wait(PATIENCE) == 130
     assert list(temp.iterdir()) == []
     done = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True)
     assert str(temp) not in done.stdout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 from net_tools import LOOPBACK, PATIENCE, until
@@ -12,9 +12,6 @@ from net_tools import LOOPBACK, PATIENCE, until
 from peatnet.net.gossip import DEGREE_HIGH, DEGREE_LOW, STATUS_TOPIC, Gossip, open_gossip
 from peatnet.net.host import Host, open_host
 from peatnet.net.node_status import NodeStatus
-
-if TYPE_CHECKING:
-    from peatnet.net.presence import Presence
 
 FLEET = 12
 HEARTBEAT = 0.2
@@ -33,7 +30,7 @@ class Member:
 
     async def open(self, stack: AsyncExitStack) -> None:
         self.gossip = await stack.enter_async_context(
-            open_gossip(self.host, self._judge, self._take_presence, self._take_status)
+            open_gossip(self.host, self._judge, lambda _author, _presence: None, self._take_status)
         )
         self.router.heartbeat_interval = HEARTBEAT
         maintain = self.router.mesh_heartbeat
@@ -56,9 +53,6 @@ class Member:
     async def _judge(self, _forwarder: str, _envelope: bytes) -> bool:
         await trio.lowlevel.checkpoint()
         return True
-
-    def _take_presence(self, _author: str, _presence: Presence) -> None:
-        raise AssertionError("nobody has said that")
 
     def _take_status(self, author: str, _number: int, _status: NodeStatus) -> None:
         self.heard.add(author)

@@ -147,6 +147,15 @@ async def test_mdns_begins_anew_where_the_addresses_have_changed(
         pytest.skip(f"no multicast on this machine: {exc}")
 
 
+async def test_what_the_disk_has_changed_of_a_known_node_ends_nothing(tmp_path: Path) -> None:
+    other = place(tmp_path / "other").peer_id
+    async with network(place(tmp_path / "here")) as opened:
+        opened.remember("no peer id", ["/ip4/127.0.0.1/tcp/1"])
+        opened.remember(other, ["no address", "/ip4/127.0.0.1/udp/5"])
+        assert opened.dialer.known().keys() == {other}
+        await until(lambda: opened.dialer._targets[other].failures)
+
+
 async def test_a_copy_of_a_node_is_told_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
