@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import RESULTS, Bench, Sample, parse_size, plot, print_table, summary
+from compiled import NotCompiled, compiled
 from machine import Bystanders, describe_machine, revision
 from virtual_fleet import Fleet, Node
 
@@ -271,16 +272,27 @@ def run(name: str, options: Options, seed: int) -> Sample:
     )
 
 
-def take_large_pages() -> None:
-    """Begin anew with memory in pages of 2 MiB, where Linux and its C library have them.
+def begin_anew(*, with_compiled: bool) -> None:
+    """Begin anew with memory in pages of 2 MiB, where Linux and its C library have them, and with compiled modules if wanted.
 
     A large fleet is a hundred megabytes of small objects, of which each event looks at a few hundred anywhere: with
     pages of 4 KiB, a seventh of the time is spent on finding out where they are.
     """
+    wanted: dict[str, str] = {}
     if platform.libc_ver()[0] == "glibc" and not {"PYTHONMALLOC", "GLIBC_TUNABLES"} & {*os.environ}:
         wanted = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    if with_compiled and not is_compiled():
+        # Before this script's own folder, which has the same modules.
+        path = [str(compiled()), str(Path(__file__).resolve().parent)]
+        wanted |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
+    if wanted:
         sys.stdout.flush()
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
+
+
+def is_compiled() -> bool:
+    """Whether it is machine code that runs."""
+    return not str(sys.modules[Fleet.__module__].__file__).endswith(".py")
 
 
 def main() -> None:
@@ -291,6 +303,9 @@ def main() -> None:
     parser.add_argument("--chunk", type=parse_size, default=4 * MIB, help="of its chunks: 4MiB")
     parser.add_argument("--rounds", type=int, default=3, help="seeds; the fleet runs with one")
     parser.add_argument("--only", default=",".join(ROWS), metavar="NAME,...")
+    parser.add_argument(
+        "--compiled", action="store_true", help="made into machine code before, by mypyc"
+    )
     parser.add_argument("--json", action="store_true", help="the report on stdout")
     parser.add_argument("--plot", action="store_true", help="a picture beside the JSON file")
     parser.add_argument("--out", type=Path, metavar="FILE", help="instead of bench/results/")
@@ -300,6 +315,10 @@ def main() -> None:
         parser.error(f"no row {unknown[0]!r}; there are: {', '.join(ROWS)}")
     if given.nodes <= NEIGHBORS or given.rounds < 1:
         parser.error(f"more than {NEIGHBORS} nodes are needed, and 1 round at least")
+    try:
+        begin_anew(with_compiled=given.compiled)
+    except NotCompiled as exc:
+        sys.exit(f"error: {exc}")
     report = _measure(names, Options(given.nodes, given.size, given.chunk), given.rounds)
     bench = Bench("simulate", "", "x bound", given.size, {}, columns=COLUMNS, warm_up=False)
     out: Path = given.out or RESULTS / "simulate.json"
@@ -336,6 +355,7 @@ def _measure(names: Sequence[str], options: Options, rounds: int) -> dict[str, A
         "size_bytes": options.size,
         "nodes": options.nodes,
         "chunk_bytes": options.chunk,
+        "compiled": is_compiled(),
         "rounds": rounds,
         "rows": rows,
         "ratios": [],
@@ -344,5 +364,4 @@ def _measure(names: Sequence[str], options: Options, rounds: int) -> dict[str, A
 
 
 if __name__ == "__main__":
-    take_large_pages()
     main()

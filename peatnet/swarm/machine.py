@@ -5,7 +5,7 @@ the board, and returns actions for the engine to carry out; `next_wakeup` says w
 change something. The same code therefore runs under the real engine, in property tests and in a simulation
 on a virtual clock. Each event goes through the same four steps:
 
-    1. its own handler changes sources and chunks            (`_HANDLERS`, one row an event)
+    1. its own handler changes sources and chunks            (`_handlers`, one row an event)
     2. requests that are overdue are taken back              (`_expire`; how long they get is in timing.py)
     3. sources with room for more are given requests         (allot.py says who, picker.py says what)
     4. `Done` is said when nothing is missing
@@ -26,7 +26,7 @@ raise `LocalProtocolError` and change nothing.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from peatnet.errors import LocalProtocolError
 from peatnet.swarm import events as ev
@@ -128,7 +128,7 @@ class Swarm(Books):
         """
         if now < self._now:
             raise LocalProtocolError(f"swarm: time went back from {self._now} to {now}")
-        handler = self._HANDLERS.get(type(event))
+        handler = _HANDLERS.get(type(event))
         if handler is None:
             raise LocalProtocolError(f"swarm: {event!r} is no event")
         if self._stopped:
@@ -284,20 +284,22 @@ class Swarm(Books):
             for index in list(source.out):
                 self._take_back(source, index)
 
-    _HANDLERS: ClassVar[dict[type, Callable[[Swarm, Any, float], None]]] = {
-        ev.SourceJoined: _on_joined,
-        ev.SourceHas: _on_has,
-        ev.SourceGained: _on_gained,
-        ev.ChunkArrived: _on_arrived,
-        ev.ChunkFailed: _on_failed,
-        ev.ChunkDeferred: _on_deferred,
-        ev.ChunkCorrupt: _on_corrupt,
-        ev.SourceLost: _on_lost,
-        ev.ChunkFound: _on_found,
-        ev.Budget: _on_budget,
-        ev.Tick: _on_tick,
-        ev.Stopped: _on_stopped,
-    }
+    @staticmethod
+    def _handlers() -> dict[type, Callable[[Swarm, Any, float], None]]:
+        return {
+            ev.SourceJoined: Swarm._on_joined,
+            ev.SourceHas: Swarm._on_has,
+            ev.SourceGained: Swarm._on_gained,
+            ev.ChunkArrived: Swarm._on_arrived,
+            ev.ChunkFailed: Swarm._on_failed,
+            ev.ChunkDeferred: Swarm._on_deferred,
+            ev.ChunkCorrupt: Swarm._on_corrupt,
+            ev.SourceLost: Swarm._on_lost,
+            ev.ChunkFound: Swarm._on_found,
+            ev.Budget: Swarm._on_budget,
+            ev.Tick: Swarm._on_tick,
+            ev.Stopped: Swarm._on_stopped,
+        }
 
     # What the handlers share.
 
@@ -360,3 +362,7 @@ class Swarm(Books):
                 self._board.is_late(index)
             due = ask.deadline
         self._timers.watch(min(due, ask.deadline), source, index, ask)
+
+
+# Not in the class: a compiled one (bench/compiled.py) cannot have a table of its own methods.
+_HANDLERS = Swarm._handlers()  # noqa: SLF001

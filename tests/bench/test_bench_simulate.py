@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -19,7 +21,7 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -45,3 +47,20 @@ def test_a_small_fleet_is_simulated_and_reported(tmp_path: Path) -> None:
 def test_what_cannot_be_simulated_is_refused(tmp_path: Path) -> None:
     assert "no row 'nothing'" in simulate("--only", "nothing").stderr
     assert "more than 20 nodes" in simulate("--nodes", "20").stderr
+
+
+@pytest.mark.slow
+def test_machine_code_comes_to_the_same_figures(tmp_path: Path) -> None:
+    def figures(*options: str) -> dict[str, object]:
+        out = tmp_path / "simulate.json"
+        ran = simulate(
+            *("--only", "fleet", "--nodes", "60", "--size", "256MiB", "--chunk", "1MiB"),
+            *("--out", str(out), *options),
+        )
+        assert ran.returncode == 0, ran.stderr
+        found = json.loads(out.read_text())
+        assert found["compiled"] == bool(options)
+        (row,) = found["rows"]
+        return {name: row[name] for name in row if name not in {"cpu_s", "others_share"}}
+
+    assert figures("--compiled") == figures()
