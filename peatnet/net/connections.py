@@ -152,6 +152,15 @@ class Connections:
                     return str(remote[0])
         return None
 
+    def round_trip(self, peer_id: str) -> float:
+        """Seconds that a connection's pings to a peer take, the shortest of several; 0 where none has come back yet."""
+        found = [
+            connection.muxed_conn.rtt()
+            for connection in self._swarm.get_connections(ID.from_base58(peer_id))
+            if isinstance(connection.muxed_conn, Muxer) and not connection.muxed_conn.is_closed
+        ]
+        return min((seconds for seconds in found if seconds > 0), default=0.0)
+
     async def dial(self, peer_id: str, addresses: Sequence[str]) -> None:
         """Connect to a peer at any of its addresses; the first one that answers as this peer wins.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from peatnet.errors import PeerLost, RemoteProtocolError
 from peatnet.log import get_logger
@@ -65,6 +66,11 @@ class FrameStream:
         self._send_lock = trio.Lock()
         self._torn = False
         self._ended = False
+
+    def round_trip(self) -> float:
+        """Seconds that the connection's pings take, as far as any came back; else 0."""
+        connection = self._stream.muxed_conn
+        return connection.rtt() if isinstance(connection, Yamux) else 0.0
 
     async def send(self, header: Mapping[str, Any], payload: Buffer = b"") -> None:
         """Send one frame.

@@ -147,6 +147,10 @@ class Host:
         """The IP address at the other end of a connection to this peer, if there is one."""
         return self._connections.address_of(peer_id)
 
+    def round_trip(self, peer_id: str) -> float:
+        """Seconds that a ping to this peer takes; 0 while that is not known."""
+        return self._connections.round_trip(peer_id)
+
     async def disconnect(self, peer_id: str) -> None:
         """Cut all connections to a peer, at once."""
         await self._connections.cut(peer_id)

@@ -21,7 +21,7 @@ from peatnet.net.blob_messages import (
     TableReply,
     TableRequest,
 )
-from peatnet.net.lanes import carry
+from peatnet.net.lanes import carry, is_far
 from peatnet.net.small_stream import SmallStream, Wanted
 from peatnet.net.stream_fetch import StreamFetch, receive_reply
 from peatnet.swarm import Tier
@@ -98,8 +98,13 @@ class PeerSource:
         """
         frames = await self._open_stream()
         try:
-            with trio.fail_after(TABLE_TIMEOUT):
-                return await _ask_table(frames, blob)
+            with trio.fail_after(TABLE_TIMEOUT), bare_errors():
+                async with trio.open_nursery() as nursery:
+                    if self._lanes is not None and is_far(self._lanes.round_trip()):
+                        nursery.start_soon(self._lanes.prepare)
+                    given = await _ask_table(frames, blob)
+                    nursery.cancel_scope.cancel()
+                return given
         except trio.TooSlowError as exc:
             raise PeerLost(f"{self.name}: no chunk table in {TABLE_TIMEOUT:.0f} s") from exc
         finally:

@@ -32,6 +32,17 @@ class SourceJoined:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRoundTrip:
+    """How far a source is: what a short request takes at least, there and back, in seconds.
+
+    What is not told counts as no time, which is right for sources nearby. It ends with the source's life.
+    """
+
+    source: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SourceHas:
     """All that a source has, replacing what was known: one bit a chunk, low bit first; None means all."""
 
@@ -122,6 +133,7 @@ class Stopped:
 
 Event = (
     SourceJoined
+    | SourceRoundTrip
     | SourceHas
     | SourceGained
     | ChunkArrived

@@ -190,6 +190,15 @@ class Swarm(Books):
         self._board.join(source)
         self._peers_changed(source, now)
 
+    def _on_round_trip(self, event: ev.SourceRoundTrip, _now: float) -> None:
+        source = self._board.source(event.source)
+        if not event.seconds >= 0:
+            raise LocalProtocolError(f"swarm: {event!r} is below zero")
+        if source.life is _ALIVE:
+            source.is_far(event.seconds)
+            if len(source.out) < source.window:
+                self._board.wake(source)
+
     def _on_has(self, event: ev.SourceHas, now: float) -> None:
         source = self._board.source(event.source)
         if event.bitmap is None:
@@ -288,6 +297,7 @@ class Swarm(Books):
     def _handlers() -> dict[type, Callable[[Swarm, Any, float], None]]:
         return {
             ev.SourceJoined: Swarm._on_joined,
+            ev.SourceRoundTrip: Swarm._on_round_trip,
             ev.SourceHas: Swarm._on_has,
             ev.SourceGained: Swarm._on_gained,
             ev.ChunkArrived: Swarm._on_arrived,

@@ -258,7 +258,8 @@ class Picker:
                 continue
             queue = other.out
             step = other.pace.chunk_time
-            begun = max(other.pace.last_delivery, queue[next(iter(queue))].asked)
+            first = queue[next(iter(queue))].asked + other.pace.round_trip
+            begun = max(other.pace.last_delivery, first)
             stalled = begun + 2 * step
             if now >= stalled:
                 _, index = self._first_single(source, iter(queue))

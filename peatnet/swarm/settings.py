@@ -33,6 +33,8 @@ class SwarmSettings:
         slow_factor: a peer is slow whose chunks take so many times longer than chunks usually take here.
         trial: how often a slow peer gets a request, to see whether it still is.
         horizon: how much work a source may have queued; slower sources get fewer requests.
+        far_pace: what a chunk from a source that is far away is supposed to take while it is new, whatever the first ones took.
+        farthest: no source counts as farther than so long a round trip, whatever is said of it.
         first_window: the most requests to a source that has delivered nothing yet.
         usual_window: the most requests to a source, but for what it delivers within `brisk`.
         brisk: work that may be queued in any case, where a source likes so many requests.
@@ -58,6 +60,8 @@ class SwarmSettings:
     slow_factor: float = 8.0
     trial: float = 10.0
     horizon: float = 0.5
+    farthest: float = 2.0
+    far_pace: float = 0.05
     first_window: int = 2
     usual_window: int = 8
     brisk: float = 0.05
@@ -82,6 +86,7 @@ class SwarmSettings:
             "usual_window",
             "brisk",
             "crowd_slack",
+            "far_pace",
             "hedge_slack",
             "slow_factor",
             "trial",
@@ -89,7 +94,15 @@ class SwarmSettings:
         ):
             if getattr(self, name) <= 0:
                 raise LocalProtocolError(f"swarm settings: {name} must be above 0")
-        for name in ("fallback_after", "extensions", "defer", "rest", "hedge_min", "spare"):
+        for name in (
+            "fallback_after",
+            "farthest",
+            "extensions",
+            "defer",
+            "rest",
+            "hedge_min",
+            "spare",
+        ):
             if getattr(self, name) < 0:
                 raise LocalProtocolError(f"swarm settings: {name} must not be negative")
         if self.max_strikes > MAX_STRIKES or self.extensions > MAX_STRIKES:

@@ -226,6 +226,12 @@ class Source:
             ask.deadline = now + self.patience(0) * 2.0**ask.extended
         return ask.deadline
 
+    def is_far(self, round_trip: float) -> None:
+        """A request takes at least so many seconds there and back."""
+        self.pace.round_trip = min(round_trip, self._settings.farthest)
+        if not self.strikes:
+            self.window = self.pace.window(self.pipeline)
+
     def delivered(self, ask: Ask | None, now: float) -> None:
         """It delivered a chunk, in answer to `ask` or long after that was called off."""
         if ask is not None:
@@ -265,7 +271,7 @@ class Source:
 
     def ready_in(self) -> float:
         """Seconds that one more chunk, queued behind what is out, is expected to take."""
-        return (len(self.out) + 1) * self.pace.chunk_time
+        return self.pace.queued(len(self.out))
 
     def view(self, chunk_size: int) -> SourceView:
         """What progress displays show of it."""

@@ -10,6 +10,11 @@ asked for is decided, though what is rarest then may be known only later, and wh
 is. So the horizon is short: as long as a source needs to be told of the next request, and some more. A source whose
 chunks come within a few milliseconds gets more requests than usual, so that it need not be told of each by itself.
 
+Nothing can come of a request before it has been there and back. Over a satellite that takes longer than many chunks,
+so a *round trip* that is known is no part of a chunk's time, the horizon is twice as long at least, and as many requests more
+may be out as chunks come in it. Taken for work of the source's, it would be measured with each chunk, leave one request out at a
+time, and so be measured with each chunk.
+
 A request may take long though its source is fast: where many sources share the downloader's own link, each of them
 gets little of it. So what requests take here, whoever is asked, counts as well (`Crowd`): for sources that have
 delivered nothing yet, and for those that delivered before there were so many. Else a node with a thin link and twenty
@@ -26,6 +31,10 @@ if TYPE_CHECKING:
 
 _WEIGHT = 0.25
 _CROWD_WEIGHT = 1 / 16
+# Of a chunk's time, what a source may have nothing to do for want of another request.
+_NEGLIGIBLE = 0.1
+# Deliveries after which the pace is that of the line, not of its beginning.
+LEARNS = 16
 
 
 class Crowd:
@@ -65,9 +74,19 @@ class Pace:
         measured: whether anything was delivered.
         chunk_time: seconds a chunk takes; a guess before the first.
         last_delivery: when the last one came.
+        round_trip: what a request takes there and back at least.
     """
 
-    __slots__ = ("_crowd", "_response", "_settings", "chunk_time", "last_delivery", "measured")
+    __slots__ = (
+        "_crowd",
+        "_learns",
+        "_response",
+        "_settings",
+        "chunk_time",
+        "last_delivery",
+        "measured",
+        "round_trip",
+    )
 
     def __init__(self, settings: SwarmSettings, crowd: Crowd) -> None:
         self._settings = settings
@@ -76,11 +95,15 @@ class Pace:
         self.measured = False
         self.chunk_time = settings.guess
         self.last_delivery = -math.inf
+        self.round_trip = 0.0
+        self._learns = LEARNS
 
     def delivered(self, asked: float, now: float) -> None:
         """A chunk asked for at `asked` arrived."""
         last = self.last_delivery
-        busy = now - max(last, asked)
+        begun = asked + self.round_trip
+        busy = now - (max(begun, last))
+        busy = max(busy, 0.0)  # it is nearer than it was
         if self.measured:
             self.chunk_time += _WEIGHT * (busy - self.chunk_time)
             self._response += _WEIGHT * (now - asked - self._response)
@@ -89,22 +112,40 @@ class Pace:
             self.chunk_time = busy
             self._response = now - asked
         self.last_delivery = now
+        if self._learns:
+            self._learns -= 1
 
     def window(self, pipeline: int) -> int:
         """How many requests it may have out, 1 to `pipeline`."""
+        away = self.round_trip
+        if self._learns and away:
+            # TCP begins slowly, and goes on so where it is given little to carry.
+            least = 1 + int(away / self._settings.far_pace)
+            return min(pipeline, max(least, self._usual_window(pipeline)))
+        return self._usual_window(pipeline)
+
+    def _usual_window(self, pipeline: int) -> int:
         settings = self._settings
         if not self.measured:
             return min(pipeline, settings.first_window)
-        if self.chunk_time * pipeline <= settings.brisk:
+        away = self.round_trip
+        if self.chunk_time * pipeline <= settings.brisk + away:
             return pipeline
-        usual = min(pipeline, settings.usual_window)
-        if self.chunk_time * usual <= settings.horizon:
-            return max(usual, int(settings.brisk / self.chunk_time))
-        return 1 + int(settings.horizon / self.chunk_time)
+        # In a round trip come so many; with one more the source always has something to do.
+        coming = int(away / self.chunk_time + 1 - _NEGLIGIBLE)
+        usual = min(pipeline, settings.usual_window + coming)
+        horizon = max(settings.horizon, 2 * away)
+        if self.chunk_time * usual <= horizon:
+            return max(usual, int((settings.brisk + away) / self.chunk_time))
+        return min(pipeline, 1 + max(coming, int(horizon / self.chunk_time)))
+
+    def queued(self, ahead: int) -> float:
+        """How long a request with `ahead` others before it should take by the source's pace alone."""
+        return self.round_trip + self.chunk_time * (ahead + 1)
 
     def expected(self, ahead: int) -> float:
         """How long a request with `ahead` others before it should take, as far as anything was measured."""
-        queued = self.chunk_time * (ahead + 1)
+        queued = self.queued(ahead)
         if queued > self._response:
             return queued
         return self._response

@@ -21,6 +21,7 @@ from peatnet.swarm import (
     ChunkFailed,
     SourceGained,
     SourceHas,
+    SourceRoundTrip,
     mask_of,
 )
 
@@ -92,6 +93,11 @@ class Link:
     def table(self) -> ChunkTable:
         """See SourceLink."""
         return self._partial.table
+
+    def round_trip(self, seconds: float) -> None:
+        """See SourceLink."""
+        if not self.closed:
+            self._owner.feed(SourceRoundTrip(self.source.name, seconds))
 
     def has(self, bitmap: bytes | None) -> None:
         """See SourceLink."""

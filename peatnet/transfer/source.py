@@ -52,6 +52,10 @@ class SourceLink(Protocol):
         """Of the download, 1 (most urgent) to 5; it may change. Holders that serve several go by it."""
         ...
 
+    def round_trip(self, seconds: float) -> None:
+        """State what a short request takes there and back at least, where that is known: so many more may be out."""
+        ...
+
     def has(self, bitmap: bytes | None) -> None:
         """State what the source has now, in place of all that it said before.
 

@@ -13,6 +13,7 @@ from peatnet.net.lanes.count import (
     WINDOW_CHUNKS,
     WINDOW_SECONDS,
     LaneCount,
+    first_count,
     share_of,
 )
 
@@ -47,6 +48,15 @@ def test_it_begins_with_one_and_takes_its_time() -> None:
     count = LaneCount(4)
     _, targets = deliver(count, lambda _: 1e8, WINDOW_CHUNKS)
     assert set(targets) == {1}
+
+
+def test_to_a_peer_that_is_far_away_it_begins_with_several() -> None:
+    assert [first_count(seconds) for seconds in (0, 0.09, 0.11, 0.65)] == [1, 1, 2, 7]
+    count = LaneCount(4, first_count(0.6))
+    assert count.target == 4
+    _, targets = deliver(count, lambda lanes: min(2, lanes) * 1e8, 3000)
+    assert min(targets) >= 1
+    assert targets[-1] in {1, 2, 3}
 
 
 def test_a_line_that_gives_more_to_more_lanes_gets_them_all() -> None:

@@ -8,7 +8,7 @@ import threading
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -17,13 +17,20 @@ from lane_kit import a_lane_pair
 from net_tools import PATIENCE, place, until
 
 from peatnet.errors import NoSource
-from peatnet.net.lanes import carriers, client, threads
+from peatnet.net import peer_source
+from peatnet.net.host import Host
+from peatnet.net.lanes import LANE_PROTOCOL, carriers, client, threads
 from peatnet.net.lanes.client import LaneClient
 from peatnet.net.lanes.messages import LaneOffer
 from peatnet.net.lanes.sockets import LaneSocket
 from peatnet.net.lanes.tickets import Tickets
 from peatnet.net.lanes.tls import new_identity
 from peatnet.net.standing import Offence
+
+if TYPE_CHECKING:
+    from peatnet.blobs import Hash
+    from peatnet.net.frames import FrameStream
+    from peatnet.net.peer_source import GivenTable
 
 
 def open_fds() -> int:
@@ -37,6 +44,93 @@ async def test_a_blob_comes_whole_over_a_lane(tmp_path: Path) -> None:
         assert (pair.faults, pair.bans, pair.streams) == ([], [], [])
         await until(lambda: not pair.lanes.count(pair.taker.peer_id))
         assert not pair.taker_lanes.count(pair.holder.peer_id)
+
+
+async def test_to_a_peer_that_is_far_away_several_lanes_are_asked_for_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Host, "round_trip", lambda *_: 0.25)
+    monkeypatch.setattr(LaneSocket, "round_trip", lambda _: 0.25)
+    async with a_lane_pair(tmp_path) as pair:
+        asked: list[int] = []
+        issue = Tickets.issue
+
+        def noted(self: Tickets, peer_id: str, count: int, now: float) -> list[bytes]:
+            asked.append(count)
+            return issue(self, peer_id, count, now)
+
+        monkeypatch.setattr(Tickets, "issue", noted)
+        pair.gate.set_rates(CHUNK / 10, None)
+        async with trio.open_nursery() as nursery:
+
+            async def let_go() -> None:
+                await until(lambda: pair.lanes.count(pair.taker.peer_id) == 3)
+                pair.gate.set_rates(None, None)
+
+            nursery.start_soon(let_go)
+            info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
+        assert (pair.faults, pair.bans, pair.streams) == ([], [], [])
+        assert asked == [3]
+
+
+async def test_tickets_are_asked_for_beside_the_table_of_a_peer_that_is_far_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_lane_pair(tmp_path) as pair:
+        asked = trio.Event()
+        prepare = LaneClient.prepare
+
+        async def noted(self: LaneClient) -> None:
+            await prepare(self)
+            asked.set()
+
+        monkeypatch.setattr(LaneClient, "prepare", noted)
+        # Nearby it is not worth the asking.
+        assert await pair.source().table(pair.info.hash) == pair.table
+        assert not asked.is_set()
+        monkeypatch.setattr(Host, "round_trip", lambda *_: 0.25)
+        ask_table = peer_source._ask_table
+
+        async def slowly(frames: FrameStream, blob: Hash) -> GivenTable | None:
+            await asked.wait()
+            return await ask_table(frames, blob)
+
+        monkeypatch.setattr(peer_source, "_ask_table", slowly)
+        assert await pair.source().table(pair.info.hash) == pair.table
+        assert len(pair.lanes.server.tickets) == 3
+        # They are good for whoever opens lanes to that peer next.
+        pair.streams.clear()
+        info = await pair.fetch()
+        assert info.path.read_bytes() == DATA
+        assert (pair.faults, pair.streams) == ([], [])
+        # And worth nothing when it has gone.
+        lanes = pair.taker_lanes
+        lanes.peer_changed(pair.holder.peer_id, connected=False)
+        assert not lanes._spare.get(pair.holder.peer_id)
+
+
+async def test_tickets_that_cannot_be_had_beforehand_hold_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Host, "round_trip", lambda *_: 0.25)
+    async with a_lane_pair(tmp_path) as pair:
+        frozen = trio.Event()
+
+        async def freeze(_: FrameStream) -> None:
+            frozen.set()
+            await trio.sleep_forever()
+
+        pair.holder.handle(LANE_PROTOCOL, freeze)
+        ask_table = peer_source._ask_table
+
+        async def slowly(frames: FrameStream, blob: Hash) -> GivenTable | None:
+            await frozen.wait()
+            return await ask_table(frames, blob)
+
+        monkeypatch.setattr(peer_source, "_ask_table", slowly)
+        with trio.fail_after(client.ASK_TIMEOUT / 2):
+            assert await pair.source().table(pair.info.hash) == pair.table
 
 
 async def test_a_partial_holder_pushes_what_it_gains(tmp_path: Path) -> None:

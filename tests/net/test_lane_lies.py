@@ -110,7 +110,7 @@ class Lanes:
     target = 3
     lost_with: list[int]
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, first: int) -> None:
         self.lost_with = []
         type(self).last = self
 

@@ -18,6 +18,7 @@ from peatnet.swarm import (
     SourceHas,
     SourceJoined,
     SourceLost,
+    SourceRoundTrip,
     SwarmSettings,
     Tick,
     Tier,
@@ -26,6 +27,9 @@ from peatnet.swarm import (
 MISUSE: list[tuple[Event | None, str]] = [
     (SourceJoined("a", Tier.PEER, 1), "ALIVE"),
     (SourceJoined("b", Tier.PEER, 0), "pipeline 0"),
+    (SourceRoundTrip("a", -0.1), "below zero"),
+    (SourceRoundTrip("a", float("nan")), "below zero"),
+    (SourceRoundTrip("b", 0.1), "no source 'b'"),
     (SourceHas("a", b""), "bitmap of 0 bytes"),
     (SourceHas("a", b"\x04"), "beyond its 2 chunks"),
     (SourceHas("b", None), "no source 'b'"),

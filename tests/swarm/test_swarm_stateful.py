@@ -24,6 +24,7 @@ from peatnet.swarm import (
     SourceHas,
     SourceJoined,
     SourceLost,
+    SourceRoundTrip,
     Stopped,
     Swarm,
     SwarmSettings,
@@ -148,6 +149,11 @@ class SwarmMachine(RuleBasedStateMachine):
             bits = int.from_bytes(has, "little")
             self.alive[name].has = {i for i in everything if bits >> i & 1}
             self.send(SourceHas(name, self.bitmap(self.alive[name].has)))
+
+    @rule(name=NAMES, seconds=st.floats(0, 10))
+    def is_far(self, name: str, seconds: float) -> None:
+        if name in self.alive:
+            self.send(SourceRoundTrip(name, seconds))
 
     @rule(name=NAMES, indices=st.lists(st.integers(0, 39), max_size=5))
     def gain(self, name: str, indices: list[int]) -> None:

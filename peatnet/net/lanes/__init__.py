@@ -6,6 +6,7 @@ A lane is opened with a ticket that the holder gave over libp2p, so it belongs t
 
 from peatnet.net.lanes.carriers import carry
 from peatnet.net.lanes.client import LaneClient
+from peatnet.net.lanes.count import is_far
 from peatnet.net.lanes.opening import LANE_PROTOCOL, Lanes, open_lanes
 
-__all__ = ["LANE_PROTOCOL", "LaneClient", "Lanes", "carry", "open_lanes"]
+__all__ = ["LANE_PROTOCOL", "LaneClient", "Lanes", "carry", "is_far", "open_lanes"]

@@ -91,7 +91,7 @@ async def _find_lane(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(search.run)
                 await search.offered.wait()
-                with trio.move_on_after(HEAD_START):
+                with trio.move_on_after(max(HEAD_START, 2 * client.round_trip())):
                     await search.reached.wait()
                 if search.reached.is_set():
                     await search.first_try.wait()  # its time is limited
@@ -189,6 +189,10 @@ class Relay:
     def priority(self) -> int:
         """See SourceLink."""
         return self._link.priority
+
+    def round_trip(self, seconds: float) -> None:
+        """See SourceLink."""
+        self._link.round_trip(seconds)
 
     def has(self, bitmap: bytes | None) -> None:
         """See SourceLink."""

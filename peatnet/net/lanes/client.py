@@ -6,14 +6,16 @@ import hashlib
 import hmac
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from peatnet.concurrency import bare_errors
 from peatnet.errors import NoSource, PeerLost, RemoteProtocolError
 from peatnet.log import get_logger
+from peatnet.net.lanes.count import first_count
 from peatnet.net.lanes.messages import (
+    MAX_LANES_PER_DOWNLOAD,
     LaneOffer,
     LaneRequest,
     NoLane,
@@ -55,9 +57,11 @@ class LaneClient:
         peer_id: the peer.
         open_stream: opens a stream of LANE_PROTOCOL to it; raises PeerLost.
         known_address: tells the IP address of the present libp2p connection to it, if there is one.
+        round_trip: tells how many seconds a ping to it takes; 0 where that is not known.
         on_fault: called with what the peer did when it breaks the protocol.
         threads: for the lanes of the whole node.
         lanes: where the ones that are open, or being opened, are to be found.
+        spare: tickets of this peer's that are left over; shared by all who open lanes to it.
     """
 
     def __init__(
@@ -65,17 +69,22 @@ class LaneClient:
         peer_id: str,
         open_stream: Callable[[], Awaitable[FrameStream]],
         known_address: Callable[[], str | None],
+        round_trip: Callable[[], float],
         on_fault: Callable[[str], None],
         threads: trio.CapacityLimiter,
         lanes: set[LaneSocket],
+        spare: list[SpareTicket],
     ) -> None:
         self.peer_id = peer_id
+        self.round_trip = round_trip
         self.on_fault = on_fault
         self.threads = threads
         self._open_stream = open_stream
         self._known_address = known_address
         self._lanes = lanes
         self._context = client_context()
+        self._first = True
+        self._spare = spare
 
     async def open(
         self,
@@ -96,19 +105,46 @@ class LaneClient:
         if self.threads.borrowed_tokens >= self.threads.total_tokens:
             raise LaneUnavailable("all lanes of this node are in use")
         try:
-            offer = await self._ask()
+            offer, ticket = await self._ticket()
             offered()
-            return await self._connect(offer, reached)
+            return await self._connect(offer, ticket, reached)
         except NoSource as exc:
+            self._spare.clear()
             raise LaneUnavailable(exc.message) from exc
         except RemoteProtocolError as exc:
             self.on_fault(exc.message)
             raise
 
+    async def prepare(self) -> None:
+        """Ask for tickets already, which takes two round trips. That it could not be done is found out when a lane is opened."""
+        try:
+            if not self._spare:
+                self._keep(await self._ask())
+        except NoSource as exc:
+            log.debug("no tickets beforehand", peer=self.peer_id, reason=exc.message)
+        except RemoteProtocolError as exc:
+            self.on_fault(exc.message)
+
+    async def _ticket(self) -> tuple[LaneOffer, bytes]:
+        """An offer, and one of its tickets: of those that are left over, or asked for now."""
+        while True:
+            while self._spare:
+                spare = self._spare.pop()
+                if trio.current_time() < spare.until:
+                    return spare.offer, spare.ticket
+            self._keep(await self._ask())
+
+    def _keep(self, offer: LaneOffer) -> None:
+        until = trio.current_time() + max(offer.life / 2, offer.life - OPEN_TIMEOUT / 2)
+        self._spare[:] = [SpareTicket(offer, ticket, until) for ticket in offer.tickets]
+
     async def _ask(self) -> LaneOffer:
         frames = await self._open_stream()
         try:
-            await frames.send(LaneRequest(1).header())
+            # To a peer that is far away there will be several at once, and asking takes as long as connecting.
+            count = first_count(self.round_trip()) if self._first else 1
+            self._first = False
+            await frames.send(LaneRequest(min(count, MAX_LANES_PER_DOWNLOAD)).header())
             frame = await frames.receive(max_payload=0, patience=ASK_TIMEOUT)
             answer = decode_lane_answer(frame.fields)
         finally:
@@ -117,7 +153,9 @@ class LaneClient:
             raise PeerLost(f"no lane: {answer.reason}")
         return answer
 
-    async def _connect(self, offer: LaneOffer, reached: Callable[[], None]) -> LaneSocket:
+    async def _connect(
+        self, offer: LaneOffer, ticket: bytes, reached: Callable[[], None]
+    ) -> LaneSocket:
         """A lane from whoever has the certificate; the first connection to show that it has wins.
 
         Raises:
@@ -128,7 +166,7 @@ class LaneClient:
         won: list[LaneSocket] = []
         try:
             with trio.move_on_after(OPEN_TIMEOUT), bare_errors():
-                await self._race(offer, reached, won, errors)
+                await self._race(offer, _Ticket(ticket), reached, won, errors)
         except BaseException:
             # Cancelled just when one had been found.
             for lane in won:
@@ -142,12 +180,12 @@ class LaneClient:
     async def _race(
         self,
         offer: LaneOffer,
+        ticket: _Ticket,
         reached: Callable[[], None],
         won: list[LaneSocket],
         errors: list[str],
     ) -> None:
         """Try one address after the other, not waiting long for any; the lane is in ``won``."""
-        ticket = _Ticket(offer.tickets[0])
         async with trio.open_nursery() as nursery:
             for host, port in self._targets(offer):
                 failed = trio.Event()
@@ -199,6 +237,14 @@ class LaneClient:
             lane.close()
             raise
         return lane
+
+
+class SpareTicket(NamedTuple):
+    """A ticket that nothing was done with yet, and until when it is worth a connection."""
+
+    offer: LaneOffer
+    ticket: bytes
+    until: float
 
 
 class _Ticket:

@@ -22,6 +22,21 @@ SETTLING = 16
 # The pause after a vain try; it doubles with each one up to the longest.
 FIRST_PAUSE = 4.0
 LONGEST_PAUSE = 256.0
+# A lane more to begin with for so long a round trip, in seconds: none in a local network.
+FAR = 0.1
+
+
+def is_far(round_trip: float) -> bool:
+    """Whether a peer that is so many seconds away, there and back, is far enough that round trips are to be spared."""
+    return round_trip >= FAR
+
+
+def first_count(round_trip: float) -> int:
+    """How many lanes to begin with to a peer that is so many seconds away, there and back.
+
+    Each connection carries little in its first round trips, and in those after a packet was lost; several carry more.
+    """
+    return 1 + int(round_trip / FAR)
 
 
 def share_of(asked: int, lanes: int) -> int:
@@ -34,15 +49,15 @@ class LaneCount:
 
     Args:
         most: the most there may be, at least 1.
+        first: how many to begin with.
 
     Attributes:
         target: how many there should be now.
     """
 
-    def __init__(self, most: int) -> None:
-        self.target = 1
+    def __init__(self, most: int, first: int = 1) -> None:
+        self.target = self._held = min(most, first)  # the number that has paid
         self._most = most
-        self._held = 1  # the number that has paid
         self._base: float | None = None  # its rate, while another number is tried
         self._pause = FIRST_PAUSE
         self._try_at = -math.inf

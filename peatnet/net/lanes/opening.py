@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peatnet.blobs import Store
     from peatnet.net.frames import FrameStream
     from peatnet.net.host import Host
+    from peatnet.net.lanes.client import SpareTicket
     from peatnet.net.lanes.sockets import LaneSocket
     from peatnet.net.upload_gate import UploadGate
 
@@ -32,6 +33,7 @@ class Lanes:
         self.server = server
         self._threads = trio.CapacityLimiter(MAX_LANES)
         self._open: dict[str, set[LaneSocket]] = {}
+        self._spare: dict[str, list[SpareTicket]] = {}
 
     def count(self, peer_id: str) -> int:
         """How many lanes there are with this peer, both ways."""
@@ -44,15 +46,17 @@ class Lanes:
             lane.shut()
 
     def peer_changed(self, peer_id: str, *, connected: bool) -> None:
-        """Close its lanes when a peer has gone: nobody feels the pulse of those."""
+        """Close its lanes when a peer has gone: nobody feels the pulse of those. What it gave us, it may not know any more."""
         if not connected:
             self.shut(peer_id)
+            self._spare.get(peer_id, []).clear()
             self._forget_idle()
 
     def _forget_idle(self) -> None:
         for peer_id in [peer for peer, lanes in self._open.items() if not lanes]:
             if peer_id not in self._host.connected:
                 del self._open[peer_id]
+                self._spare.pop(peer_id, None)
 
     def to_peer(self, peer_id: str) -> LaneClient:
         """What opens lanes to this peer."""
@@ -67,9 +71,11 @@ class Lanes:
             peer_id,
             open_stream,
             lambda: self._host.address_of(peer_id),
+            lambda: self._host.round_trip(peer_id),
             on_fault,
             self._threads,
             self._open.setdefault(peer_id, set()),
+            self._spare.setdefault(peer_id, []),
         )
 
 

@@ -13,7 +13,7 @@ from peatnet.log import get_logger
 from peatnet.net.blob_messages import LATER
 from peatnet.net.holdings import Patience
 from peatnet.net.lanes.client import LaneUnavailable
-from peatnet.net.lanes.count import LaneCount, share_of
+from peatnet.net.lanes.count import LaneCount, first_count, share_of
 from peatnet.net.lanes.fetcher import Board, Fetcher, Kind
 from peatnet.net.lanes.messages import MAX_LANES_PER_DOWNLOAD
 from peatnet.net.lanes.threads import in_lane_thread
@@ -45,12 +45,13 @@ class LaneSession:
         self._patience = Patience()
         self._asked: set[int] = set()  # taken from the link, and nothing reported of them yet
         self._fetchers: list[Fetcher] = []
-        self._count = LaneCount(MAX_LANES_PER_DOWNLOAD)
-        self._opening = False
+        self._opening = 0
         self._over = trio.Event()  # the last lane is gone, or something came up
         self._error: Exception | None = None  # what came up where nobody could be told
         self._reporting = False
-        self._nursery: trio.Nursery  # of `run`
+        # Of `run`.
+        self._nursery: trio.Nursery
+        self._count: LaneCount
 
     async def run(self, first: LaneSocket) -> None:
         """Deliver chunks until the last lane is gone.
@@ -69,7 +70,9 @@ class LaneSession:
             with bare_errors():
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
+                    self._count = LaneCount(MAX_LANES_PER_DOWNLOAD, first_count(first.round_trip()))
                     self._start(first)
+                    self._adjust()
                     self._link.listen(self._requested)
                     self._take_requests()
                     await self._over.wait()
@@ -88,6 +91,7 @@ class LaneSession:
 
     def _start(self, lane: LaneSocket) -> None:
         leads = not self._fetchers
+        self._link.round_trip(lane.round_trip())
         fetcher = Fetcher(lane, self._link, self._board, self._client.peer_id, leads=leads)
         self._fetchers.append(fetcher)
         self._share_out()
@@ -118,7 +122,9 @@ class LaneSession:
 
     def _share_out(self) -> None:
         """Let each lane that stays have its share of what is asked for, and wake who waits for some."""
-        self._board.depth = share_of(len(self._asked), len(self._staying()))
+        # Those that are being opened have their share, too.
+        lanes = len(self._staying()) + self._opening
+        self._board.depth = share_of(len(self._asked), lanes)
         for fetcher in self._fetchers:
             if fetcher.parked and fetcher.has_room():
                 fetcher.lane.wake()
@@ -129,8 +135,8 @@ class LaneSession:
             return
         staying = self._staying()
         if len(staying) < self._count.target:
-            if not self._opening:
-                self._opening = True
+            while len(staying) + self._opening < self._count.target:
+                self._opening += 1
                 self._nursery.start_soon(self._open_another)
         elif len(staying) > self._count.target:
             staying[-1].retiring = True
@@ -143,10 +149,11 @@ class LaneSession:
         except LaneUnavailable as exc:
             log.debug("no other lane", peer=self._client.peer_id, reason=str(exc))
             self._count.unavailable(trio.current_time())
+            self._opening -= 1
+            self._share_out()
         else:
+            self._opening -= 1
             self._start(lane)
-        finally:
-            self._opening = False
         self._adjust()
 
     # Requests and reports. Each crossing from a lane's thread is one turn of trio's loop: what it tells is dealt with where

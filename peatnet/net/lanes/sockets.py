@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from peatnet.errors import PeerLost, RemoteProtocolError
 from peatnet.net.lanes.receiving_tls import ReceivingTls
 from peatnet.net.lanes.sending_tls import SendingTls
+from peatnet.net.round_trip import least_round_trip
 from peatnet.net.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, Fields, pack_prefix, unpack_map
 
 if TYPE_CHECKING:
@@ -114,6 +115,10 @@ class LaneSocket:
             PeerLost: it did not succeed.
         """
         self._tls.shake_hands(limit)
+
+    def round_trip(self) -> float:
+        """Seconds that a packet and its answer take at least, as far as that is known; else 0."""
+        return least_round_trip(self._sock)
 
     def peer_certificate(self) -> bytes:
         """What the other end has shown, in DER; empty where that was nothing."""
