@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from fleet import SOURCE
 
 if TYPE_CHECKING:
-    from fleet import Fleet
-    from netlab import Lab
+    from fleet import FragileFleet
+    from netlab import SwitchLab
 
 VICTIM = 1
 
@@ -28,10 +28,10 @@ class Fault:
     def __init__(self) -> None:
         self.happened = True
 
-    def prepare(self, lab: Lab) -> None:
+    def prepare(self, lab: SwitchLab) -> None:
         """Change the network, before the fleet starts."""
 
-    def step(self, fleet: Fleet, lab: Lab) -> None:
+    def step(self, fleet: FragileFleet, lab: SwitchLab) -> None:
         """Called again and again while the sinks fetch."""
 
 
@@ -40,7 +40,7 @@ class SlowSink(Fault):
 
     victim = VICTIM
 
-    def prepare(self, lab: Lab) -> None:
+    def prepare(self, lab: SwitchLab) -> None:
         """See Fault."""
         lab.limit(VICTIM, lab.bits_per_s // 10)
 
@@ -48,7 +48,7 @@ class SlowSink(Fault):
 class Loss(Fault):
     """Three packets in a hundred are lost."""
 
-    def prepare(self, lab: Lab) -> None:
+    def prepare(self, lab: SwitchLab) -> None:
         """See Fault."""
         lab.lose(0.03)
 
@@ -62,7 +62,7 @@ class KilledSink(Fault):
         super().__init__()
         self.happened = False
 
-    def step(self, fleet: Fleet, lab: Lab) -> None:  # noqa: ARG002  # as in Fault
+    def step(self, fleet: FragileFleet, lab: SwitchLab) -> None:  # noqa: ARG002  # as in Fault
         """See Fault."""
         if not self.happened and fleet.have(VICTIM).bit_count() * 2 >= fleet.pieces():
             self.happened = True
@@ -77,7 +77,7 @@ class SourceDies(Fault):
         super().__init__()
         self.happened = False
 
-    def step(self, fleet: Fleet, lab: Lab) -> None:
+    def step(self, fleet: FragileFleet, lab: SwitchLab) -> None:
         """See Fault."""
         if self.happened:
             return

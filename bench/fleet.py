@@ -1,4 +1,4 @@
-"""What a fleet of programs is to `fanout`: one source and N sinks, each a process on a host of its own.
+"""What a fleet of programs is to `fanout` and `far`: one source and N sinks, each a process on a host of its own.
 
 Host 0 is the source. A fleet is started, and is ready when every member is up and knows what it may know before
 the start: the others, and what is to be fetched. Then all sinks are told at the same moment, each in a thread of
@@ -91,18 +91,6 @@ class Fleet(Protocol):
             RuntimeError: it failed.
         """
 
-    def have(self, sink: int) -> int:
-        """The pieces that a sink has verified, a bit each."""
-
-    def pieces(self) -> int:
-        """How many there are."""
-
-    def kill(self, host: int) -> None:
-        """End a member as a power cut would."""
-
-    def restart(self, sink: int) -> None:
-        """Start a sink that was killed, with what it had on disk; returns when it is up."""
-
     def payload_sent(self) -> int | None:
         """Payload bytes that the source has sent, by its own count; None where it does not count."""
 
@@ -114,6 +102,22 @@ class Fleet(Protocol):
 
     def close(self) -> None:
         """End every member. Whoever waits in `deliver` then fails."""
+
+
+class FragileFleet(Fleet, Protocol):
+    """One whose members may die and come back, each at a moment that depends on what there is by then."""
+
+    def have(self, sink: int) -> int:
+        """The pieces that a sink has verified, a bit each."""
+
+    def pieces(self) -> int:
+        """How many there are."""
+
+    def kill(self, host: int) -> None:
+        """End a member as a power cut would."""
+
+    def restart(self, sink: int) -> None:
+        """Start a sink that was killed, with what it had on disk; returns when it is up."""
 
 
 class Member:
@@ -191,4 +195,4 @@ def end_all(members: Sequence[Member]) -> None:
         member.end()
 
 
-__all__ = ["MIB", "SOURCE", "Delivery", "Fleet", "Member", "Start", "end_all"]
+__all__ = ["MIB", "SOURCE", "Delivery", "Fleet", "FragileFleet", "Member", "Start", "end_all"]

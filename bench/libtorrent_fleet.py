@@ -35,7 +35,7 @@ def make_torrent(file: Path, scratch: Path) -> Path:
 
 
 class LibtorrentFleet:
-    """Clients of one torrent. Implements Fleet.
+    """Clients of one torrent. Implements FragileFleet.
 
     Args:
         lab: the network, with a host for each.
