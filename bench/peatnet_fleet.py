@@ -14,6 +14,7 @@ from peatnet.api.client import ControlClient
 from peatnet.errors import NodeUnreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from netlab import Lab
@@ -27,7 +28,7 @@ OPTIONS = os.environ.get("FANOUT_UP", "").split()
 
 
 class PeatnetFleet:
-    """Nodes that know of the source by ``--peer`` and of each other by what they tell each other. Implements Fleet.
+    """Nodes that know of the source by ``--peer`` and of each other by what they tell each other. Implements FragileFleet.
 
     Args:
         lab: the network, with a host for each.
@@ -36,10 +37,19 @@ class PeatnetFleet:
         pieces: its number of chunks.
         scratch: for the sinks' data directories and all logs.
         manifest: whether there is one for it, by which the sinks fetch it; otherwise they ask for the bare hash.
+        source_options: more options of the source's ``peatnet up``.
     """
 
     def __init__(
-        self, lab: Lab, published: Path, blob: str, pieces: int, scratch: Path, *, manifest: bool
+        self,
+        lab: Lab,
+        published: Path,
+        blob: str,
+        pieces: int,
+        scratch: Path,
+        *,
+        manifest: bool,
+        source_options: Sequence[str] = (),
     ) -> None:
         self._lab = lab
         self._blob = blob
@@ -47,6 +57,7 @@ class PeatnetFleet:
         self._models = int(manifest)
         self._reference = MODEL if manifest else blob
         self._dirs = [published, *(scratch / f"sink{host}" for host in range(1, lab.hosts))]
+        self._source_options = source_options
         self._scratch = scratch
         self._members: dict[int, Member] = {}
         self._hosts: dict[str, int] = {}  # by peer id
@@ -134,7 +145,9 @@ class PeatnetFleet:
         listen = f"/ip4/{self._lab.address(host)}/tcp/{PORT}"
         arguments = ["-m", "peatnet", "--data-dir", str(self._dirs[host]), "up", "--no-mdns"]
         arguments += ["--fetch", "none", "--listen", listen, *OPTIONS]
-        if host != SOURCE:
+        if host == SOURCE:
+            arguments += self._source_options
+        else:
             arguments += ["--peer", self._source["addrs"][0], "--trust", self._source["peer_id"]]
         log = self._scratch / f"node{host}.log"
         self._members[host] = Member(self._lab, host, arguments, log)

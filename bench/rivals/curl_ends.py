@@ -1,8 +1,9 @@
 """Both ends of a transfer in plain text, from outside peatnet's field: nginx, curl, and BLAKE3 of the file that came.
 
-``curl_ends.py source NGINX FILE SCRATCH`` becomes nginx, in the foreground and as one process, with sendfile on and the rest
-stock, and prints its port first. ``curl_ends.py sink CURL PATH HASH`` prints "ready", waits for a line with the port, runs
-curl, hashes what came on all cores, compares, and reports.
+``curl_ends.py source NGINX FILE SCRATCH [ADDRESS]`` becomes nginx, in the foreground and as one process, with sendfile on and
+the rest stock, at this address or that of loopback, and prints its port and the file's name first.
+``curl_ends.py sink CURL PATH HASH [ADDRESS]`` prints "ready", waits for a line with those, runs curl, hashes what came on all
+cores, compares, and reports.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from blake3 import blake3
 from ends import finish, wait_for_go
 
+LOOPBACK = "127.0.0.1"
 CONFIG = """\
 daemon off;
 master_process off;
@@ -32,28 +34,28 @@ http {{
     uwsgi_temp_path {scratch}/nginx-uwsgi;
     scgi_temp_path {scratch}/nginx-scgi;
     server {{
-        listen 127.0.0.1:{port};
+        listen {address}:{port};
         root {root};
     }}
 }}
 """
 
 
-def source(nginx: str, file: Path, scratch: Path) -> None:
+def source(nginx: str, file: Path, scratch: Path, address: str = LOOPBACK) -> None:
     """Serve the file, until ended. nginx listens a moment after the line with its port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server((address, 0)) as free:
         port = free.getsockname()[1]
     config = scratch / "nginx.conf"
-    config.write_text(CONFIG.format(scratch=scratch, root=file.parent, port=port))
+    config.write_text(CONFIG.format(scratch=scratch, root=file.parent, address=address, port=port))
     print(f"{port}/{file.name}", flush=True)
     os.execv(nginx, [nginx, "-p", str(scratch), "-c", str(config)])
 
 
-def sink(curl: str, path: Path, expected: str) -> None:
+def sink(curl: str, path: Path, expected: str, address: str = LOOPBACK) -> None:
     """Fetch."""
     began, where = wait_for_go()
     subprocess.run(
-        [curl, "--silent", "--fail", "--output", path, f"http://127.0.0.1:{where.strip()}"],
+        [curl, "--silent", "--fail", "--output", path, f"http://{address}:{where.strip()}"],
         check=True,
     )
     fetched = time.perf_counter()
@@ -67,6 +69,6 @@ def sink(curl: str, path: Path, expected: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "source":
-        source(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+        source(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), *sys.argv[5:])
     else:
-        sink(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
+        sink(sys.argv[2], Path(sys.argv[3]), sys.argv[4], *sys.argv[5:])
