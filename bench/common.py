@@ -50,11 +50,11 @@ class Sample:
     Attributes:
         value: the speed, in the bench's unit.
         extras: what else was measured, by its name in the JSON; ``…_rss_mib`` is a peak. Lists are reported as they
-            are, run by run.
+            are, run by run; words, which say how it was measured, once if they are always the same.
     """
 
     value: float
-    extras: Mapping[str, float | list[float]] = field(default_factory=dict)
+    extras: Mapping[str, float | list[float] | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +233,10 @@ def summary(name: str, unit: str, samples: Sequence[Sample]) -> dict[str, Any]:
     }
     for extra in samples[0].extras:
         all_seen = [sample.extras[extra] for sample in samples]
-        seen = [each for each in all_seen if not isinstance(each, list)]
+        seen = [each for each in all_seen if not isinstance(each, list | str)]
         if len(seen) < len(all_seen):
-            row[extra] = all_seen
+            alike = isinstance(all_seen[0], str) and len(set(map(str, all_seen))) == 1
+            row[extra] = all_seen[0] if alike else all_seen
         else:
             row[extra] = round(max(seen) if extra.endswith("_mib") else statistics.median(seen), 3)
     return row
