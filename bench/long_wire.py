@@ -13,7 +13,7 @@ import os
 import select
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ class WireLab(Lab):
         super().__init__(name, HOSTS, link.bits_per_s)
         self._link = link
         self._congestion = congestion
-        self._wire: subprocess.Popen[str] | None = None
+        self._wire: subprocess.Popen[bytes] | None = None
 
     def traffic(self) -> list[Traffic]:
         """See Lab; what is lost, or finds the queue full, was sent."""
@@ -80,8 +80,8 @@ class WireLab(Lab):
         """What has become of the packets until now: from the first host to the second, and the other way."""
         assert self._wire is not None
         assert self._wire.stdin is not None
-        self._wire.stdin.write("\n")
-        self._wire.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended; what it said in the end tells more
+            self._wire.stdin.write(b"\n")
         found: list[dict[str, Any]] = json.loads(self._answer())
         there, back = (Passed(**each) for each in found)
         return there, back
@@ -100,7 +100,7 @@ class WireLab(Lab):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # what it does not take is not kept for it until the end
         )
         self._answer()
         for host in range(HOSTS):
@@ -132,8 +132,8 @@ class WireLab(Lab):
         if not ready:
             raise Unavailable(f"the wire said nothing in {ANSWER_TIMEOUT:g} s")
         if line := self._wire.stdout.readline():
-            return line
-        said = self._wire.stderr.read().strip().splitlines()
+            return line.decode()
+        said = self._wire.stderr.read().decode().strip().splitlines()
         raise Unavailable(f"the wire ended: {said[-1] if said else 'without a word'}")
 
 

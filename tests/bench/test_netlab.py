@@ -6,14 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from support.namespaces import namespaces, own_namespaces, program
 
 # A laboratory removes what killed ones left, so only one test at a time may look at that.
 pytestmark = pytest.mark.xdist_group("namespaces")
@@ -71,26 +68,6 @@ def built(netlab: Any) -> Any:
     except netlab.Unavailable as exc:
         pytest.skip(f"no network namespaces here: {exc}")
     return netlab
-
-
-def namespaces() -> list[str]:
-    ran = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
-    return [line.split()[0] for line in ran.stdout.splitlines()]
-
-
-def own_namespaces() -> list[str]:
-    """Those that this process made: tests beside this one have theirs."""
-    return [name for name in namespaces() if f"-{os.getpid()}-" in name]
-
-
-@contextmanager
-def program(arguments: list[str], **kwargs: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process that has ended when the context is left."""
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, **kwargs) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def transfer(lab: Any, source: int, sink: int, count: int) -> float:
@@ -183,10 +160,11 @@ def test_a_number_of_hosts_is_bounded(netlab: Any) -> None:
             pytest.fail("it was built")
 
 
-def test_without_the_right_to_make_namespaces_there_is_one_clear_line() -> None:
-    """What `bench/fanout.py` says to those who are not root."""
+@pytest.mark.parametrize(("bench", "row"), [("fanout", "peatnet-8"), ("far", "peatnet-wan")])
+def test_without_the_right_to_make_namespaces_there_is_one_clear_line(bench: str, row: str) -> None:
+    """What the scripts say to those who are not root."""
     ran = subprocess.run(
-        [sys.executable, "-c", UNPRIVILEGED, str(BENCH / "fanout.py"), "--only", "peatnet-8"],
+        [sys.executable, "-c", UNPRIVILEGED, str(BENCH / f"{bench}.py"), "--only", row],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(BENCH.parent)},
         capture_output=True,
         text=True,
@@ -196,5 +174,5 @@ def test_without_the_right_to_make_namespaces_there_is_one_clear_line() -> None:
     assert ran.returncode == 1
     assert ran.stdout == ""
     (line,) = ran.stderr.splitlines()
-    assert line.startswith("fanout: ")
+    assert line.startswith(f"{bench}: ")
     assert "namespaces" in line or "install" in line
