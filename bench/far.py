@@ -132,7 +132,7 @@ BENCH = Bench(
     columns={
         "seconds": "seconds",
         "source_sent": "source sent",
-        "overflowed": "overflowed",
+        "overflowed": "queue full",
         "lost": "lost",
         "source_cpu_s": "source CPU s",
         "sink_cpu_s": "sink CPU s",

@@ -30,6 +30,7 @@ BENCHES: dict[str, Sequence[str]] = {
     "hashing": ("--size", "64MiB", "--rounds", "2"),
     "throughput": ("--size", "128MiB", "--rounds", "2"),
     "fanout": ("--size", "32MiB", "--rounds", "1"),
+    "far": ("--size", "1MiB", "--rounds", "1"),
     "small": ("--rounds", "2"),
     "gossip": ("--rounds", "2"),
     "simulate": ("--nodes", "100", "--size", "1GiB", "--rounds", "1"),
