@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wire import Passed
 
 SINK = 1
-# A program that has one packet under way at a time would still be at it; what is not over by then never will be.
+# Many times what the slowest program takes; what is not over by then never will be.
 PATIENCE = 120.0
 MOST_OVER_BOUND = 100
 

@@ -172,6 +172,7 @@ def test_the_wire_of_a_killed_run_ends_and_the_next_removes_the_rest(built: Any)
     with program(hold, stdin=subprocess.PIPE, cwd=ROOT / "bench") as held:
         assert held.stdout is not None
         name, pid = held.stdout.readline().split()
+        assert name in namespaces()
         wire = os.pidfd_open(int(pid))
         try:
             held.send_signal(signal.SIGKILL)
@@ -179,7 +180,6 @@ def test_the_wire_of_a_killed_run_ends_and_the_next_removes_the_rest(built: Any)
             assert select.select([wire], [], [], TIMEOUT)[0], "the wire is still there"
         finally:
             os.close(wire)
-    assert name in namespaces()
     with built.long_wire(SHORT):
         assert name not in namespaces()
 
