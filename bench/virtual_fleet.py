@@ -33,8 +33,8 @@ from peatnet.swarm import (
     SourceGained,
     SourceHas,
     SourceJoined,
+    SourceLine,
     SourceLost,
-    SourceRoundTrip,
     Swarm,
     SwarmSettings,
     Tick,
@@ -262,7 +262,7 @@ class Fleet:
         if node.swarm is None or node.complete:
             return
         self._tell(node, SourceJoined(other.name, Tier.PEER, self._pipeline))
-        self._tell(node, SourceRoundTrip(other.name, 2 * self.latency))
+        self._tell(node, SourceLine(other.name, 2 * self.latency))
         if other.swarm is None or other.complete:
             self._tell(node, SourceHas(other.name, None))
         elif other.swarm.missing < self.n:

@@ -124,7 +124,7 @@ class StreamFetch:
             if isinstance(reply, HaveReply):
                 self._holdings.expect(reply, frame.payload_length)
                 bitmap = await self._frames.read_payload(frame)
-                self._link.round_trip(self._frames.round_trip())
+                self._link.line(self._frames.round_trip())
                 self._link.has(self._holdings.have(reply, bitmap, trio.current_time()))
                 self._answered.set()
             elif isinstance(reply, More):

@@ -32,14 +32,20 @@ class SourceJoined:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceRoundTrip:
-    """How far a source is: what a short request takes at least, there and back, in seconds.
+class SourceLine:
+    """How a source is reached, in place of what was told of that before. It ends with the source's life.
 
-    What is not told counts as no time, which is right for sources nearby. It ends with the source's life.
+    What is not told counts as no time and one lane, which is right for sources nearby.
+
+    Args:
+        source: its name.
+        round_trip: seconds that a short request takes at least, there and back.
+        lanes: on how many connections chunks come at once, at least 1.
     """
 
     source: str
-    seconds: float
+    round_trip: float
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,7 @@ class Stopped:
 
 Event = (
     SourceJoined
-    | SourceRoundTrip
+    | SourceLine
     | SourceHas
     | SourceGained
     | ChunkArrived

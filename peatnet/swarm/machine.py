@@ -190,12 +190,12 @@ class Swarm(Books):
         self._board.join(source)
         self._peers_changed(source, now)
 
-    def _on_round_trip(self, event: ev.SourceRoundTrip, _now: float) -> None:
+    def _on_line(self, event: ev.SourceLine, _now: float) -> None:
         source = self._board.source(event.source)
-        if not event.seconds >= 0:
-            raise LocalProtocolError(f"swarm: {event!r} is below zero")
+        if not event.round_trip >= 0 or event.lanes < 1:
+            raise LocalProtocolError(f"swarm: {event!r} is no line")
         if source.life is _ALIVE:
-            source.is_far(event.seconds)
+            source.reached(event.round_trip, event.lanes)
             if len(source.out) < source.window:
                 self._board.wake(source)
 
@@ -297,7 +297,7 @@ class Swarm(Books):
     def _handlers() -> dict[type, Callable[[Swarm, Any, float], None]]:
         return {
             ev.SourceJoined: Swarm._on_joined,
-            ev.SourceRoundTrip: Swarm._on_round_trip,
+            ev.SourceLine: Swarm._on_line,
             ev.SourceHas: Swarm._on_has,
             ev.SourceGained: Swarm._on_gained,
             ev.ChunkArrived: Swarm._on_arrived,

@@ -226,9 +226,10 @@ class Source:
             ask.deadline = now + self.patience(0) * 2.0**ask.extended
         return ask.deadline
 
-    def is_far(self, round_trip: float) -> None:
-        """A request takes at least so many seconds there and back."""
+    def reached(self, round_trip: float, lanes: int) -> None:
+        """A request takes at least so many seconds there and back, and chunks come on so many connections at once."""
         self.pace.round_trip = min(round_trip, self._settings.farthest)
+        self.pace.lanes = lanes
         if not self.strikes:
             self.window = self.pace.window(self.pipeline)
 

@@ -75,6 +75,7 @@ class Pace:
         chunk_time: seconds a chunk takes; a guess before the first.
         last_delivery: when the last one came.
         round_trip: what a request takes there and back at least.
+        lanes: on how many connections chunks come at once.
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class Pace:
         "_response",
         "_settings",
         "chunk_time",
+        "lanes",
         "last_delivery",
         "measured",
         "round_trip",
@@ -96,6 +98,7 @@ class Pace:
         self.chunk_time = settings.guess
         self.last_delivery = -math.inf
         self.round_trip = 0.0
+        self.lanes = 1
         self._learns = LEARNS
 
     def delivered(self, asked: float, now: float) -> None:
@@ -117,12 +120,14 @@ class Pace:
 
     def window(self, pipeline: int) -> int:
         """How many requests it may have out, 1 to `pipeline`."""
-        away = self.round_trip
-        if self._learns and away:
+        least = 1
+        if self.lanes > 1:
+            # Each may be slow, as where packets are lost: they are for carrying several chunks at a time.
+            least = 2 * self.lanes
+        if self._learns and self.round_trip:
             # TCP begins slowly, and goes on so where it is given little to carry.
-            least = 1 + int(away / self._settings.far_pace)
-            return min(pipeline, max(least, self._usual_window(pipeline)))
-        return self._usual_window(pipeline)
+            least = max(least, 1 + int(self.round_trip / self._settings.far_pace))
+        return min(pipeline, max(least, self._usual_window(pipeline)))
 
     def _usual_window(self, pipeline: int) -> int:
         settings = self._settings
@@ -137,7 +142,7 @@ class Pace:
         horizon = max(settings.horizon, 2 * away)
         if self.chunk_time * usual <= horizon:
             return max(usual, int((settings.brisk + away) / self.chunk_time))
-        return min(pipeline, 1 + max(coming, int(horizon / self.chunk_time)))
+        return 1 + max(coming, int(horizon / self.chunk_time))
 
     def queued(self, ahead: int) -> float:
         """How long a request with `ahead` others before it should take by the source's pace alone."""

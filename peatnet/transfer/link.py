@@ -21,7 +21,7 @@ from peatnet.swarm import (
     ChunkFailed,
     SourceGained,
     SourceHas,
-    SourceRoundTrip,
+    SourceLine,
     mask_of,
 )
 
@@ -94,10 +94,10 @@ class Link:
         """See SourceLink."""
         return self._partial.table
 
-    def round_trip(self, seconds: float) -> None:
+    def line(self, round_trip: float, lanes: int = 1) -> None:
         """See SourceLink."""
         if not self.closed:
-            self._owner.feed(SourceRoundTrip(self.source.name, seconds))
+            self._owner.feed(SourceLine(self.source.name, round_trip, lanes))
 
     def has(self, bitmap: bytes | None) -> None:
         """See SourceLink."""

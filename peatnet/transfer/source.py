@@ -52,8 +52,13 @@ class SourceLink(Protocol):
         """Of the download, 1 (most urgent) to 5; it may change. Holders that serve several go by it."""
         ...
 
-    def round_trip(self, seconds: float) -> None:
-        """State what a short request takes there and back at least, where that is known: so many more may be out."""
+    def line(self, round_trip: float, lanes: int = 1) -> None:
+        """State how the source is reached, in place of what was stated before: as many more requests may be out.
+
+        Args:
+            round_trip: seconds that a short request takes there and back at least; 0 where that is not known.
+            lanes: on how many connections its chunks come.
+        """
         ...
 
     def has(self, bitmap: bytes | None) -> None:

@@ -51,7 +51,7 @@ def test_it_begins_with_one_and_takes_its_time() -> None:
 
 
 def test_to_a_peer_that_is_far_away_it_begins_with_several() -> None:
-    assert [first_count(seconds) for seconds in (0, 0.09, 0.11, 0.65)] == [1, 1, 2, 7]
+    assert [first_count(seconds) for seconds in (0, 0.05, 0.1, 0.6)] == [1, 1, 4, 4]
     count = LaneCount(4, first_count(0.6))
     assert count.target == 4
     _, targets = deliver(count, lambda lanes: min(2, lanes) * 1e8, 3000)

@@ -64,14 +64,14 @@ async def test_to_a_peer_that_is_far_away_several_lanes_are_asked_for_at_once(
         async with trio.open_nursery() as nursery:
 
             async def let_go() -> None:
-                await until(lambda: pair.lanes.count(pair.taker.peer_id) == 3)
+                await until(lambda: pair.lanes.count(pair.taker.peer_id) == 4)
                 pair.gate.set_rates(None, None)
 
             nursery.start_soon(let_go)
             info = await pair.fetch()
         assert info.path.read_bytes() == DATA
         assert (pair.faults, pair.bans, pair.streams) == ([], [], [])
-        assert asked == [3]
+        assert asked == [4]
 
 
 async def test_tickets_are_asked_for_beside_the_table_of_a_peer_that_is_far_away(
@@ -98,7 +98,7 @@ async def test_tickets_are_asked_for_beside_the_table_of_a_peer_that_is_far_away
 
         monkeypatch.setattr(peer_source, "_ask_table", slowly)
         assert await pair.source().table(pair.info.hash) == pair.table
-        assert len(pair.lanes.server.tickets) == 3
+        assert len(pair.lanes.server.tickets) == 4
         # They are good for whoever opens lanes to that peer next.
         pair.streams.clear()
         info = await pair.fetch()

@@ -15,8 +15,8 @@ from peatnet.swarm import (
     Request,
     SourceHas,
     SourceJoined,
+    SourceLine,
     SourceLost,
-    SourceRoundTrip,
     Swarm,
     SwarmSettings,
     Tick,
@@ -46,7 +46,7 @@ class FarSource:
         """Until the blob is there; when that was."""
         self._do(self.swarm.handle(SourceJoined("far", Tier.PEER, PIPELINE), 0), 0.0)
         if told:
-            self._do(self.swarm.handle(SourceRoundTrip("far", 2 * self._way), 0), 0.0)
+            self._do(self.swarm.handle(SourceLine("far", 2 * self._way), 0), 0.0)
         self._do(self.swarm.handle(SourceHas("far", None), 0), 0.0)
         now = 0.0
         while not self.swarm.complete:
@@ -93,7 +93,7 @@ def test_no_more_is_asked_for_than_is_on_its_way_and_soon_wanted() -> None:
 def test_while_it_is_new_a_far_source_has_enough_to_do_however_slow_it_began() -> None:
     swarm = make(CHUNKS)
     swarm.handle(SourceJoined("a", Tier.PEER, PIPELINE), 0)
-    swarm.handle(SourceRoundTrip("a", 0.6), 0)
+    swarm.handle(SourceLine("a", 0.6), 0)
     enough = 1 + int(0.6 / SwarmSettings().far_pace)
     assert view(swarm, "a").window == enough
     swarm.handle(SourceHas("a", None), 0)
@@ -108,11 +108,11 @@ def test_it_is_far_for_one_life_and_never_farther_than_we_believe() -> None:
     swarm = make(CHUNKS)
     join(swarm, "a", pipeline=1000)
     usual = view(swarm, "a").window
-    swarm.handle(SourceRoundTrip("a", float("inf")), 0)
+    swarm.handle(SourceLine("a", float("inf")), 0)
     settings = SwarmSettings()
     assert view(swarm, "a").window == 1 + int(settings.farthest / settings.far_pace)
     swarm.handle(SourceLost("a"), 0)
-    swarm.handle(SourceRoundTrip("a", 1.0), 0)  # told too late
+    swarm.handle(SourceLine("a", 1.0), 0)  # told too late
     join(swarm, "a", pipeline=1000)
     assert view(swarm, "a").window == usual
 
@@ -123,5 +123,19 @@ def test_one_that_has_failed_is_asked_for_one_chunk_however_far_it_is() -> None:
     for index in view_out(swarm, "a"):
         swarm.handle(ChunkFailed("a", index, "told to"), 1)
     assert view(swarm, "a").window == 1
-    swarm.handle(SourceRoundTrip("a", 0.6), 1)
+    swarm.handle(SourceLine("a", 0.6), 1)
+    assert view(swarm, "a").window == 1
+
+
+def test_several_lanes_have_two_chunks_each_however_slow_they_are() -> None:
+    swarm = make(CHUNKS)
+    join(swarm, "a", pipeline=PIPELINE)
+    for number in range(1, 5):
+        swarm.handle(ChunkArrived("a", view_out(swarm, "a")[0]), 3.0 * number)
+    assert view(swarm, "a").window == 1
+    swarm.handle(SourceLine("a", 0, 4), 12)
+    assert len(view_out(swarm, "a")) == 8
+    swarm.handle(SourceLine("a", 0, 1000), 12)
+    assert len(view_out(swarm, "a")) == PIPELINE
+    swarm.handle(SourceLine("a", 0), 12)
     assert view(swarm, "a").window == 1

@@ -23,8 +23,8 @@ from peatnet.swarm import (
     SourceGained,
     SourceHas,
     SourceJoined,
+    SourceLine,
     SourceLost,
-    SourceRoundTrip,
     Stopped,
     Swarm,
     SwarmSettings,
@@ -150,10 +150,10 @@ class SwarmMachine(RuleBasedStateMachine):
             self.alive[name].has = {i for i in everything if bits >> i & 1}
             self.send(SourceHas(name, self.bitmap(self.alive[name].has)))
 
-    @rule(name=NAMES, seconds=st.floats(0, 10))
-    def is_far(self, name: str, seconds: float) -> None:
+    @rule(name=NAMES, round_trip=st.floats(0, 10), lanes=st.integers(1, 5))
+    def is_reached(self, name: str, round_trip: float, lanes: int) -> None:
         if name in self.alive:
-            self.send(SourceRoundTrip(name, seconds))
+            self.send(SourceLine(name, round_trip, lanes))
 
     @rule(name=NAMES, indices=st.lists(st.integers(0, 39), max_size=5))
     def gain(self, name: str, indices: list[int]) -> None:

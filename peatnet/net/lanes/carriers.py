@@ -190,9 +190,9 @@ class Relay:
         """See SourceLink."""
         return self._link.priority
 
-    def round_trip(self, seconds: float) -> None:
+    def line(self, round_trip: float, lanes: int = 1) -> None:
         """See SourceLink."""
-        self._link.round_trip(seconds)
+        self._link.line(round_trip, lanes)
 
     def has(self, bitmap: bytes | None) -> None:
         """See SourceLink."""

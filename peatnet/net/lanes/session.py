@@ -52,6 +52,7 @@ class LaneSession:
         # Of `run`.
         self._nursery: trio.Nursery
         self._count: LaneCount
+        self._round_trip: float
 
     async def run(self, first: LaneSocket) -> None:
         """Deliver chunks until the last lane is gone.
@@ -70,7 +71,8 @@ class LaneSession:
             with bare_errors():
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    self._count = LaneCount(MAX_LANES_PER_DOWNLOAD, first_count(first.round_trip()))
+                    self._round_trip = first.round_trip()
+                    self._count = LaneCount(MAX_LANES_PER_DOWNLOAD, first_count(self._round_trip))
                     self._start(first)
                     self._adjust()
                     self._link.listen(self._requested)
@@ -91,10 +93,9 @@ class LaneSession:
 
     def _start(self, lane: LaneSocket) -> None:
         leads = not self._fetchers
-        self._link.round_trip(lane.round_trip())
         fetcher = Fetcher(lane, self._link, self._board, self._client.peer_id, leads=leads)
         self._fetchers.append(fetcher)
-        self._share_out()
+        self._lanes_changed()
         self._nursery.start_soon(self._run_lane, fetcher)
 
     async def _run_lane(self, fetcher: Fetcher) -> None:
@@ -113,12 +114,16 @@ class LaneSession:
             if self._fetchers:
                 self._fetchers[0].leads = True
                 self._fetchers[0].lane.wake()
-                self._share_out()
+                self._lanes_changed()
             else:
                 self._over.set()
 
     def _staying(self) -> list[Fetcher]:
         return [fetcher for fetcher in self._fetchers if not fetcher.retiring]
+
+    def _lanes_changed(self) -> None:
+        self._link.line(self._round_trip, max(1, len(self._staying())))
+        self._share_out()
 
     def _share_out(self) -> None:
         """Let each lane that stays have its share of what is asked for, and wake who waits for some."""
@@ -141,7 +146,7 @@ class LaneSession:
         elif len(staying) > self._count.target:
             staying[-1].retiring = True
             staying[-1].lane.wake()
-            self._share_out()
+            self._lanes_changed()
 
     async def _open_another(self) -> None:
         try:
