@@ -153,9 +153,9 @@ class Connections:
         return None
 
     def round_trip(self, peer_id: str) -> float:
-        """Seconds that a connection's pings to a peer take, the shortest of several; 0 where none has come back yet."""
+        """Seconds to a peer and back at least; 0 where that is not known."""
         found = [
-            connection.muxed_conn.rtt()
+            connection.muxed_conn.round_trip()
             for connection in self._swarm.get_connections(ID.from_base58(peer_id))
             if isinstance(connection.muxed_conn, Muxer) and not connection.muxed_conn.is_closed
         ]

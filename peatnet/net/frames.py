@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from peatnet.errors import PeerLost, RemoteProtocolError
 from peatnet.log import get_logger
 from peatnet.net.effort import MESSAGE
+from peatnet.net.muxer import Muxer
 from peatnet.net.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, Fields, pack_prefix, unpack_map
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ class FrameStream:
         self._ended = False
 
     def round_trip(self) -> float:
-        """Seconds that the connection's pings take, as far as any came back; else 0."""
+        """Seconds to the peer and back at least; 0 where that is not known."""
         connection = self._stream.muxed_conn
-        return connection.rtt() if isinstance(connection, Yamux) else 0.0
+        return connection.round_trip() if isinstance(connection, Muxer) else 0.0
 
     async def send(self, header: Mapping[str, Any], payload: Buffer = b"") -> None:
         """Send one frame.

@@ -148,7 +148,7 @@ class Host:
         return self._connections.address_of(peer_id)
 
     def round_trip(self, peer_id: str) -> float:
-        """Seconds that a ping to this peer takes; 0 while that is not known."""
+        """Seconds to this peer and back at least; 0 where that is not known."""
         return self._connections.round_trip(peer_id)
 
     async def disconnect(self, peer_id: str) -> None:

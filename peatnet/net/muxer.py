@@ -42,6 +42,7 @@ from libp2p.stream_muxer.yamux.yamux import (
 
 from peatnet.log import get_logger
 from peatnet.net.effort import cost_of_data, cost_of_frame
+from peatnet.net.noise import tcp_below
 from peatnet.net.quick_lock import GiveWay, QuickLock
 from peatnet.net.stream_tables import Events, Streams
 from peatnet.net.stream_window import limit_window
@@ -109,6 +110,7 @@ class Muxer(Yamux):
         super().__init__(secured_conn, peer_id, is_initiator=secured_conn.is_initiator)
         self._on_violation = on_violation
         self._effort = effort
+        self._tcp = tcp_below(secured_conn)
         self._heard_at = trio.current_time()
         self._waiting: deque[_Frame] = deque()
         self._filled = trio.Event()
@@ -163,6 +165,11 @@ class Muxer(Yamux):
         """Read nothing for a while, unless that is over anyway."""
         with trio.move_on_after(seconds):
             await self._ended.wait()
+
+    def round_trip(self) -> float:
+        """Seconds to the peer and back at least, as far as that is known; else 0."""
+        # A ping waits for the programs at both ends, and behind what is sent before it.
+        return (self._tcp.round_trip() if self._tcp is not None else 0.0) or self.rtt()
 
     # Life and death
 

@@ -24,17 +24,31 @@ class NoiseTransport(Transport):
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         """Handshake as the listener."""
-        return await super().secure_inbound(_reading_ahead(conn))
+        quick = _reading_ahead(conn)
+        return _on_top_of(quick, await super().secure_inbound(conn))
 
     async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
         """Handshake as the dialer, with the peer that is expected."""
-        return await super().secure_outbound(_reading_ahead(conn), peer_id)
+        quick = _reading_ahead(conn)
+        return _on_top_of(quick, await super().secure_outbound(conn, peer_id))
 
 
-def _reading_ahead(conn: IRawConnection) -> IRawConnection:
-    if isinstance(conn, RawConnection):
-        stream = conn.stream
-        # One task reads, and one writes; see `muxer`.
-        quick = QuickTcp(stream) if isinstance(stream, TrioTCPStream) else stream
-        conn.stream = ReadAhead(quick, READ_SIZE)
+def tcp_below(conn: ISecureConn) -> QuickTcp | None:
+    """The connection that an encrypted one is made of; None where it is no TCP."""
+    found = vars(conn).get("tcp")
+    return found if isinstance(found, QuickTcp) else None
+
+
+def _on_top_of(quick: QuickTcp | None, conn: ISecureConn) -> ISecureConn:
+    vars(conn)["tcp"] = quick
     return conn
+
+
+def _reading_ahead(conn: IRawConnection) -> QuickTcp | None:
+    if not isinstance(conn, RawConnection):
+        return None
+    stream = conn.stream
+    # One task reads, and one writes; see `muxer`.
+    quick = QuickTcp(stream) if isinstance(stream, TrioTCPStream) else None
+    conn.stream = ReadAhead(quick or stream, READ_SIZE)
+    return quick

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from typing import Protocol
 
 # Of the lowest round trip of the last minutes, in microseconds, in Linux's ``struct tcp_info`` (linux/tcp.h: tcpi_min_rtt,
 # since 4.6). Before anything was measured it is the largest number that there is.
@@ -16,7 +17,15 @@ _OFFSET = 148
 _UNKNOWN = 0xFFFF_FFFF
 
 
-def least_round_trip(sock: socket.socket) -> float:
+class Asked(Protocol):
+    """What is asked for it: a socket of the standard library's, or of trio's."""
+
+    def getsockopt(self, level: int, option: int, length: int, /) -> bytes:
+        """As in ``socket``."""
+        ...
+
+
+def least_round_trip(sock: Asked) -> float:
     """Seconds that a packet and its answer took at least of late; 0 where that is not known, as on other systems."""
     if not sys.platform.startswith("linux"):
         return 0.0

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import trio
 from libp2p.io.abc import ReadWriteCloser
 
+from peatnet.net.round_trip import least_round_trip
+
 if TYPE_CHECKING:
     from libp2p.io.trio import TrioTCPStream
 
@@ -87,6 +89,10 @@ class QuickTcp(ReadWriteCloser):
         if written < len(data):
             with trio.fail_after(WRITE_TIMEOUT):
                 await self._stream.write(data[written:])
+
+    def round_trip(self) -> float:
+        """Seconds that a packet and its answer took at least of late; 0 where that is not known."""
+        return least_round_trip(self._socket)
 
     async def close(self) -> None:
         """As py-libp2p's."""

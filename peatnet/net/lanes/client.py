@@ -57,7 +57,7 @@ class LaneClient:
         peer_id: the peer.
         open_stream: opens a stream of LANE_PROTOCOL to it; raises PeerLost.
         known_address: tells the IP address of the present libp2p connection to it, if there is one.
-        round_trip: tells how many seconds a ping to it takes; 0 where that is not known.
+        round_trip: tells how many seconds it is to it and back; 0 where that is not known.
         on_fault: called with what the peer did when it breaks the protocol.
         threads: for the lanes of the whole node.
         lanes: where the ones that are open, or being opened, are to be found.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,9 @@ class LaneSession:
             with bare_errors():
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    self._round_trip = first.round_trip()
+                    # A lane's first packet may have waited behind much that others had to send.
+                    known = self._client.round_trip() or math.inf
+                    self._round_trip = min(first.round_trip(), known)
                     self._count = LaneCount(MAX_LANES_PER_DOWNLOAD, first_count(self._round_trip))
                     self._start(first)
                     self._adjust()
