@@ -14,6 +14,7 @@ import pytest
 import trio
 from activation_child import COMMAND, ENDS, SCENARIOS
 from activation_kit import Bench
+from support.waiting import wait_until
 
 from peatnet.deploy.activation import MAX_ATTEMPTS
 from peatnet.deploy.commands import TOKEN_VARIABLE
@@ -123,7 +124,8 @@ def test_what_the_loader_of_a_killed_node_still_does_is_ended(tmp_path: Path) ->
     bench.verdict("m@2", f"if ! [ -e killed ]; then touch killed; {killer(4711)}; fi")
     bench.close()
     assert child("activate", tmp_path).returncode == -9
-    assert "sleep 4711" in marked()
+    # It outlives the node that it killed, and has to get to its next command first.
+    wait_until(lambda: "sleep 4711" in marked(), what="the loader stays")
     done = child("recover", tmp_path)
     assert done.stdout == "Loaded m@2 None\n", done.stderr
     assert "sleep 4711" not in marked()
