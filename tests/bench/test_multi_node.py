@@ -100,6 +100,7 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path, lines: list[str]) -> Non
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_the_set_on_one_machine_makes_one_report(tmp_path: Path) -> None:
     """With the quickest of the benches; that each runs is tested elsewhere."""
     ran = run("--quick", "--only", "hashing", "--out", tmp_path)

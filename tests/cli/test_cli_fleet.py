@@ -111,7 +111,11 @@ def test_a_name_is_one_short_line(tmp_path: Path, name: str) -> None:
     (data / "config.toml").write_text(f"name = {json.dumps(name)}\n")
     written = peatnet(data, "up", "--no-mdns", "--fetch", "none").failed(ConfigError)
     assert f"error: {data / 'config.toml'}: name: must " in written.err
-    # What is typed stands in place of what is written.
+
+
+def test_what_is_typed_stands_in_place_of_what_is_written(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
     more = [word for port in range(17) for word in ("--listen", f"/ip4/127.0.0.1/tcp/{port + 1}")]
     (data / "config.toml").write_text("listen = []\n")
     assert "listen: must not be empty" in peatnet(data, "up", *more).failed(ConfigError).err

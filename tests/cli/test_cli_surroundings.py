@@ -44,7 +44,7 @@ def in_shell(data: Path, words: str, **environ: str) -> Ran:
     )
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.slow)])
 def test_an_encoding_that_lacks_a_character_is_no_bug(known: Path, encoding: str) -> None:
     plain = {"LC_ALL": "C", "PYTHONIOENCODING": encoding}
     assert "\\u2026" in in_shell(known, "models", **plain).ok().out  # of the publisher's …

@@ -14,6 +14,7 @@ import pytest
 import trio
 from activation_child import COMMAND, ENDS, SCENARIOS
 from activation_kit import Bench
+from support.parameters import mostly_slow
 from support.waiting import wait_until
 
 from peatnet.deploy.activation import MAX_ATTEMPTS
@@ -46,7 +47,9 @@ def child(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name", mostly_slow({name: name for name in SCENARIOS}, "good", "first-bad", "named-bad")
+)
 def test_a_crash_at_any_point_ends_in_the_old_or_the_new_model(disks: Path, name: str) -> None:
     done = child("points", name, disks)
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from support.nodes import Cluster
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_get_goes_on_when_the_node_is_back(
     cluster: Cluster, tmp_path: Path, how: signal.Signals
 ) -> None:

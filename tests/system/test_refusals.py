@@ -53,7 +53,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- the data directory ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["models", "up"])
+@pytest.mark.parametrize("verb", [pytest.param("models", marks=pytest.mark.slow), "up"])
 @pytest.mark.parametrize("what", ["directory", "parent", "key", "blobs", "database"])
 def test_an_unreadable_data_directory(known: Path, tmp_path: Path, what: str, verb: str) -> None:
     data_dir = tmp_path / "a" / "node"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.files import MIB, blake3_of, chunk_digests, make_model
+from support.parameters import mostly_slow
 from support.records import frame, manifest_of, raw_frame, record_of
 from support.strangers import Stranger
 from support.waiting import wait_until
@@ -347,7 +348,11 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+@pytest.mark.parametrize(
+    "lie",
+    # All of them, and more, are told within one process, too: tests/net/blob_lies.py.
+    mostly_slow(LIES, "have: another size", "table: another one", "chunk: too short"),
+)
 def test_a_holder_that_lies(
     target: Node, stranger: Stranger, model: Path, lie: dict[str, Any]
 ) -> None:
