@@ -80,21 +80,17 @@ def libtorrent_ends(
         yield source, children
 
 
-def libtorrent_fetch(path: Path, version: str, encryption: str, job: Job) -> Sample:
-    """One transfer of a file or directory."""
+def libtorrent_fetch(path: Path, version: str, encryption: str, job: Job, into: Path) -> Sample:
+    """One transfer of a file or directory, into an empty directory."""
     torrent = job.scratch / f"{version}.torrent"
     if not torrent.exists():
         finish([LIBTORRENT, "make", version, path, torrent], job.scratch)
-    with (
-        TemporaryDirectory(dir=job.scratch) as name,
-        libtorrent_ends(torrent, path.parent, [Path(name)], encryption, job) as ends,
-    ):
-        source, (sink,) = ends
+    with libtorrent_ends(torrent, path.parent, [into], encryption, job) as (source, (sink,)):
         usage = Ends(source, sink, job=job)
         sink.write_line("go")
         told = json.loads(sink.read_line(timeout=60 + job.size / SLOWEST))
         for file in [path] if path.is_file() else path.iterdir():
-            check_file(file, Path(name) / file.relative_to(path.parent))
+            check_file(file, into / file.relative_to(path.parent))
         return usage.sample(job.size, told.pop("seconds"), **told)
 
 
@@ -104,7 +100,12 @@ def libtorrent(version: str, encryption: str) -> Opener:
     @contextmanager
     def open_row(job: Job) -> Iterator[Run]:
         need_module("libtorrent")
-        yield lambda: libtorrent_fetch(job.file, version, encryption, job)
+
+        def run() -> Sample:
+            with TemporaryDirectory(dir=job.scratch) as name:
+                return libtorrent_fetch(job.file, version, encryption, job, Path(name))
+
+        yield run
 
     return open_row
 
