@@ -22,7 +22,9 @@ takes from the ends of long queues first, and does not double what is just about
 
 A request cannot be called back from a peer that has it, so every chunk that is asked twice may come twice. `spare`
 bounds that: no more chunks than so many have come twice, or may yet, or are asked twice. Sources that failed to answer
-do not count: what they were asked for will hardly come.
+do not count: what they were asked for will hardly come. In the endgame those do not count either that may have more out
+than their pace allows, for they are far away (timing.py): else one that is silent, or slower than it seemed, would hold up
+so many chunks that are to be had nearby.
 """
 
 from __future__ import annotations
@@ -254,7 +256,9 @@ class Picker:
         best: int | None = None
         ready = longest = source.ready_in()
         for other in self._board.living.values():
-            if other is source or not other.out or not (may_double or other.strikes):
+            if other is source or not other.out:
+                continue
+            if not (may_double or other.strikes or other.window > other.usual):
                 continue
             queue = other.out
             step = other.pace.chunk_time

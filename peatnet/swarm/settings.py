@@ -29,7 +29,8 @@ class SwarmSettings:
         hedge_slack: a request is overdue, and asked of a second source too, after this many times what the source's
             pace makes us expect.
         hedge_min: no request is overdue sooner.
-        spare: the share of the chunks that may be asked twice, or have come twice, at any time; two may always.
+        spare: the share of the chunks that may be asked twice, or have come twice, at any time; two may always, and in
+            the endgame what is out to those that have more out than their pace allows.
         slow_factor: a peer is slow whose chunks take so many times longer than chunks usually take here.
         trial: how often a slow peer gets a request, to see whether it still is.
         horizon: how much work a source may have queued; slower sources get fewer requests.

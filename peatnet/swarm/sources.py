@@ -108,7 +108,8 @@ class Source:
 
     Invariants: `out` is empty unless alive; `strikes` counts failures since the last delivery, those of requests
     that were out together as one; `avoid` holds the chunks that it failed and has not been asked for again;
-    `window` is how many requests it may have out now: one after a failure, until it delivers again.
+    `window` is how many requests it may have out now: one after a failure, until it delivers again. By its
+    pace alone it would be `usual`.
     """
 
     __slots__ = (
@@ -131,6 +132,7 @@ class Source:
         "strikes",
         "tier",
         "trial_at",
+        "usual",
         "window",
     )
 
@@ -152,7 +154,7 @@ class Source:
         self.plan: list[int] = []
         self.brought = 0  # bytes that it was the first to deliver, over all its lives
         self.strikes = 0
-        self.window = 1
+        self.usual = self.window = 1
         self.rest_until = _NEVER
         self.trial_at = -math.inf  # when one that is slow is asked for anything again
 
@@ -181,7 +183,7 @@ class Source:
         self.pace = Pace(self._settings, self._crowd)
         self.strikes = 0
         self.rest_until = self.trial_at = -math.inf
-        self.window = self.pace.window(pipeline)
+        self.usual, self.window = self.pace.window(pipeline)
 
     def end(self) -> None:
         """Forget what it had and what was out to it."""
@@ -231,7 +233,7 @@ class Source:
         self.pace.round_trip = min(round_trip, self._settings.farthest)
         self.pace.lanes = lanes
         if not self.strikes:
-            self.window = self.pace.window(self.pipeline)
+            self.usual, self.window = self.pace.window(self.pipeline)
 
     def delivered(self, ask: Ask | None, now: float) -> None:
         """It delivered a chunk, in answer to `ask` or long after that was called off."""
@@ -239,7 +241,7 @@ class Source:
             self.pace.delivered(ask.asked, now)
         self.strikes = 0
         self.rest_until = _NEVER
-        self.window = self.pace.window(self.pipeline)
+        self.usual, self.window = self.pace.window(self.pipeline)
 
     def defer(self, index: int, until: float) -> None:
         """It put off a chunk; times do not go back."""

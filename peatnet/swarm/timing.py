@@ -118,8 +118,9 @@ class Pace:
         if self._learns:
             self._learns -= 1
 
-    def window(self, pipeline: int) -> int:
-        """How many requests it may have out, 1 to `pipeline`."""
+    def window(self, pipeline: int) -> tuple[int, int]:
+        """How many requests it may have out, 1 to `pipeline`: by its pace alone, and in fact."""
+        usual = min(pipeline, self._usual_window(pipeline))
         least = 1
         if self.lanes > 1:
             # Each may be slow, as where packets are lost: they are for carrying several chunks at a time.
@@ -127,7 +128,7 @@ class Pace:
         if self._learns and self.round_trip:
             # TCP begins slowly, and goes on so where it is given little to carry.
             least = max(least, 1 + int(self.round_trip / self._settings.far_pace))
-        return min(pipeline, max(least, self._usual_window(pipeline)))
+        return usual, max(usual, min(pipeline, least))
 
     def _usual_window(self, pipeline: int) -> int:
         settings = self._settings

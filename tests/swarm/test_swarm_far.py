@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from swarm_kit import join, make, view, view_out
+from swarm_kit import join, make, requests, view, view_out
 
 from peatnet.swarm import (
     ChunkArrived,
@@ -139,3 +140,33 @@ def test_several_lanes_have_two_chunks_each_however_slow_they_are() -> None:
     assert len(view_out(swarm, "a")) == PIPELINE
     swarm.handle(SourceLine("a", 0), 12)
     assert view(swarm, "a").window == 1
+
+
+def fetch_nearby(swarm: Swarm, now: float) -> float:
+    """Have a source nearby send one chunk each 10 ms until all are here, and those elsewhere nothing; when that was."""
+    asked = requests(join(swarm, "near", now=now), "near")
+    while not swarm.complete:
+        wakeup = swarm.next_wakeup()
+        if asked:
+            now += 0.01
+            asked += requests(swarm.handle(ChunkArrived("near", asked.pop(0)), now), "near")
+        else:
+            assert wakeup is not None
+            now = wakeup
+            asked += requests(swarm.handle(Tick(), now), "near")
+    return now
+
+
+@pytest.mark.parametrize("chunks", [40, CHUNKS])
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_one_that_is_far_and_silent_holds_up_nothing_that_is_to_be_had_nearby(
+    chunks: int, lanes: int
+) -> None:
+    swarm = make(chunks)
+    swarm.handle(SourceJoined("far", Tier.PEER, PIPELINE), 0)
+    swarm.handle(SourceLine("far", 0.6, lanes), 0)
+    swarm.handle(SourceHas("far", None), 0)
+    assert len(view_out(swarm, "far")) > SwarmSettings().first_window
+    # Soon, and not when the far one has had its time.
+    finished = fetch_nearby(swarm, 0.1)
+    assert finished < 5 + 0.01 * chunks < SwarmSettings().timeout_first
