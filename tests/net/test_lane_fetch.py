@@ -446,3 +446,17 @@ async def test_cancelling_leaves_nothing_behind(tmp_path: Path) -> None:
         await until(lambda: open_fds() <= fds)
         info = await pair.fetch()
         assert info.path.read_bytes() == DATA
+
+
+async def test_tickets_of_a_peer_that_is_banned_open_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Host, "round_trip", lambda *_: 0.25)
+    async with a_lane_pair(tmp_path) as pair:
+        lanes = pair.taker_lanes.to_peer(pair.holder.peer_id)
+        await lanes.prepare()
+        assert len(pair.lanes.server.tickets) == 4
+        # Its connection is open for a moment longer.
+        pair.taker.offend(pair.holder.peer_id, Offence.CORRUPT_CHUNK, "told to")
+        with pytest.raises(client.LaneUnavailable):
+            await lanes.open()

@@ -40,16 +40,16 @@ class Lanes:
         return self.server.count(peer_id) + len(self._open.get(peer_id, ()))
 
     def shut(self, peer_id: str) -> None:
-        """Close all lanes with a peer at once, both ways."""
+        """Close all lanes with a peer at once, both ways, and open no more with what it gave us: it may not know that any more."""
         self.server.shut(peer_id)
+        self._spare.get(peer_id, []).clear()
         for lane in self._open.get(peer_id, ()):
             lane.shut()
 
     def peer_changed(self, peer_id: str, *, connected: bool) -> None:
-        """Close its lanes when a peer has gone: nobody feels the pulse of those. What it gave us, it may not know any more."""
+        """Close its lanes when a peer has gone: nobody feels the pulse of those."""
         if not connected:
             self.shut(peer_id)
-            self._spare.get(peer_id, []).clear()
             self._forget_idle()
 
     def _forget_idle(self) -> None:
