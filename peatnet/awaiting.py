@@ -82,7 +82,8 @@ async def await_command(
     if limit.cancelled_caught:
         raise DeployTimeout(
             f"{reference}: {_listed(missing)} had not done it within {timeout_s:g} s",
-            hint=f"it goes on; `peatnet status {reference} --watch` shows how, `peatnet cancel` stops it",
+            hint=f"it goes on; `peatnet status {reference} --watch` shows how, "
+            f"`peatnet cancel {command.command_id}` stops it",
         )
     return found
 

@@ -187,8 +187,9 @@ def test_cancel_stops_what_has_not_finished(cluster: Cluster, files: dict[str, P
         ),
         what="the head to hear that two is done",
     )
-    with pytest.raises(DeployTimeout, match="m@2: one had not done it"):
+    with pytest.raises(DeployTimeout, match="m@2: one had not done it") as late:
         fleet.head.call("await_command", command_id=command, timeout_s=0.1)
+    assert f"`peatnet cancel {command}` stops it" in (late.value.hint or "")
     canceled = fleet.head.run("cancel", command[:8], "--json").ok()
     assert json.loads(canceled.out) == {"command_id": command, "done_on": ["two"], "next": None}
     assert "1 node has done it already" in canceled.err
