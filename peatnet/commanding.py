@@ -171,7 +171,10 @@ class Commander:
 
     def _find(self, command_id: str) -> Record:
         if len(command_id) < _SHORTEST_ID:
-            raise UsageError(f"{command_id!r}: at least {_SHORTEST_ID} characters are needed")
+            raise UsageError(
+                f"{command_id!r}: at least {_SHORTEST_ID} characters of a command's id are needed",
+                hint="`peatnet deploy` prints the id",
+            )
         found = [each for each in self._records() if _command_id(each).startswith(command_id)]
         found = [each for each in found if _command_id(each) == command_id] or found
         own = self._library.identity.peer_id
@@ -222,6 +225,8 @@ class Commander:
             if newest is not None and (version != newest[0] or _differ(blob, newest[1])):
                 key = f"{model_id}@{version}"
                 return self._counting(key, partial(self._has_blob, blob)).manifest
+        if newest is None:
+            self._model(model_id)  # says why, where it is not even known
         raise NotFound(
             f"no version of {model_id} is known that was deployed before",
             hint=f"name it: `peatnet rollback {model_id}@VERSION`",

@@ -87,6 +87,8 @@ async def test_what_is_refused(root: Path) -> None:
         assert blob is not None
         with pytest.raises(NotFound, match="no version"):
             await node.commander.rollback("m")
+        with pytest.raises(NotFound, match="no model 'n'"):  # misspelled, perhaps
+            await node.commander.rollback("n")
         assert node.commander.commands() == []
 
 
