@@ -322,7 +322,12 @@ class Library:
                     f"{of} is the same file as {', '.join(others)}",
                     hint="--force removes it for all of them",
                 )
-            freed = self.store.remove(blob, force=force)
+            try:
+                freed = self.store.remove(blob, force=force)
+            except NotFound as exc:
+                if of is None:
+                    raise
+                raise NotFound(f"{of} is not here") from exc  # not a hash that nobody has typed
             self._sweeper.take(removed={blob})
             for model in theirs:
                 state = replace(self.state(model), error=None, failed=False, removed=True)

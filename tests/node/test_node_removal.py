@@ -42,7 +42,7 @@ async def test_rm_of_a_model_whose_loader_runs(root: Path, before: str | None) -
         now = f"it was removed there by hand; {before or 'nothing'} is in service"
         assert now in here.reason("command-2")
         # It is not there any more, and asking again changes nothing.
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound, match="m@2 is not here"):
             await removed(here, "m@2")
         assert here.serving() == before
 
