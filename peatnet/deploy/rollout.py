@@ -121,16 +121,20 @@ class Rollout:
 
 def load_failed(reason: str, lines: Sequence[str] = ()) -> str:
     """The reason of a model whose loader failed, with as many of its last lines as others can be told."""
-    text = f"load failed: {reason[:MAX_CAUSE]}"
+    text = f"load failed: {_cut(reason, MAX_CAUSE)}"
     room = MAX_REASON - len(text)
     last: list[str] = []
     for line in reversed(lines):
-        shown = f"\n  {line[:MAX_LOADER_LINE]}"
+        shown = f"\n  {_cut(line, MAX_LOADER_LINE)}"
         room -= len(shown)
         if room < 0:
             break
         last.append(shown)
     return text + "".join(reversed(last))
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def rollout(
