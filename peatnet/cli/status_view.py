@@ -28,8 +28,9 @@ _STYLES = {
     "unknown": "magenta",
 }
 _BAR_WIDTH = 16
-# Below, reasons need the room more than peer ids.
+# Below, reasons need the room more than peer ids, and below this one, more than bars.
 _WIDE = 100
+_WIDE_ENOUGH_FOR_BARS = 80
 # Wide enough that nothing is folded where a script reads it.
 _PIPE_WIDTH = 4096
 # Of the screen: the summary, two heads, and what a reason may take besides.
@@ -41,8 +42,10 @@ def render(view: dict[str, Any]) -> str:
     """The picture as text: with colors on a terminal, plain elsewhere."""
     to_terminal = sys.stdout.isatty()
     console = Console(width=None if to_terminal else _PIPE_WIDTH, highlight=False)
+    # Where it is drawn again and again, columns stand still; drawn once, none is kept free for a bar that is not there.
+    bars = to_terminal and any(each["status"] == "downloading" for each in view["nodes"])
     with console.capture() as capture:
-        console.print(_picture(view, console.width, bars=to_terminal))
+        console.print(_picture(view, console.width, bars=bars))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
@@ -66,6 +69,7 @@ def _picture(
     view: dict[str, Any], width: int, *, bars: bool, rows: int | None = None
 ) -> RenderableType:
     nodes, with_ids = view["nodes"], width >= _WIDE
+    bars = bars and width >= _WIDE_ENOUGH_FOR_BARS
     if rows is None or len(nodes) <= rows:
         return Group(_summary(view), Text(), _table(nodes, bars=bars, with_ids=with_ids))
     # Those that want looking at come last.

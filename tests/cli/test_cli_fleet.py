@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,19 @@ def test_each_node_has_a_line_and_reasons_may_have_several() -> None:
         ["downloading", "25%", "3.0", "MiB/s", "2:05", "in", "service", "there:", "1"]
     )
     assert [line.strip() for line in lines[6:]] == ["no memory�[2J", "bye"]
+
+
+def test_no_room_is_kept_for_a_bar_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(width: int, *nodes: dict[str, Any]) -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        return re.sub(r"\x1b\[[0-9;]*m", "", render(view(*nodes))).splitlines()[2:]
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert "━" in lines(90, READY, COMING)[2]
+    assert "PROGRESS  RATE" in lines(90, READY)[0]
+    # Nor for one at all, where reasons would have a letter or two in each line.
+    assert "━" not in lines(60, READY, COMING)[2]
 
 
 def test_without_a_node_there_is_what_is_here(tmp_path: Path) -> None:
