@@ -30,6 +30,7 @@ from peatnet.errors import PeerLost
 from peatnet.log import get_logger
 from peatnet.net.muxer import Muxer
 from peatnet.net.muxer_selector import MuxerSelector
+from peatnet.net.round_trip import nearest
 from peatnet.net.tcp import party, remote_address
 
 if TYPE_CHECKING:
@@ -154,12 +155,13 @@ class Connections:
 
     def round_trip(self, peer_id: str) -> float:
         """Seconds to a peer and back at least; 0 where that is not known."""
-        found = [
-            connection.muxed_conn.round_trip()
-            for connection in self._swarm.get_connections(ID.from_base58(peer_id))
-            if isinstance(connection.muxed_conn, Muxer) and not connection.muxed_conn.is_closed
-        ]
-        return min((seconds for seconds in found if seconds > 0), default=0.0)
+        return nearest(
+            *(
+                connection.muxed_conn.round_trip()
+                for connection in self._swarm.get_connections(ID.from_base58(peer_id))
+                if isinstance(connection.muxed_conn, Muxer) and not connection.muxed_conn.is_closed
+            )
+        )
 
     async def dial(self, peer_id: str, addresses: Sequence[str]) -> None:
         """Connect to a peer at any of its addresses; the first one that answers as this peer wins.

@@ -37,3 +37,8 @@ def least_round_trip(sock: Asked) -> float:
         return 0.0
     (microseconds,) = _MIN_RTT.unpack_from(info, _OFFSET)
     return 0.0 if microseconds == _UNKNOWN else microseconds / 1e6
+
+
+def nearest(*round_trips: float) -> float:
+    """The least of several round trips to one peer, of those that are known; 0 where none is."""
+    return min((seconds for seconds in round_trips if seconds > 0), default=0.0)

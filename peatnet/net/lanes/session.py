@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from peatnet.net.lanes.count import LaneCount, first_count, share_of
 from peatnet.net.lanes.fetcher import Board, Fetcher, Kind
 from peatnet.net.lanes.messages import MAX_LANES_PER_DOWNLOAD
 from peatnet.net.lanes.threads import in_lane_thread
+from peatnet.net.round_trip import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,8 +73,7 @@ class LaneSession:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     # A lane's first packet may have waited behind much that others had to send.
-                    known = self._client.round_trip() or math.inf
-                    self._round_trip = min(first.round_trip(), known)
+                    self._round_trip = nearest(first.round_trip(), self._client.round_trip())
                     self._count = LaneCount(MAX_LANES_PER_DOWNLOAD, first_count(self._round_trip))
                     self._start(first)
                     self._adjust()
