@@ -45,7 +45,7 @@ def kept_directory(job: Job) -> Path:
     """A new directory, which stays until all rounds are over.
 
     ext4 takes no inode again that was freed in the last minutes, and looks at each of them for each new file: who comes
-    after a row that deletes thousands of files would pay for that, up to a millisecond a file.
+    after a row that deletes thousands of files would pay for that.
     """
     return Path(mkdtemp(dir=job.scratch))
 

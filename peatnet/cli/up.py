@@ -4,7 +4,7 @@
 
 import gc
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +12,6 @@ from peatnet.cli.options import DataDir, Verbose
 from peatnet.cli.session import Session
 from peatnet.cli.surroundings import end_at_once_when_told
 from peatnet.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from peatnet.config import Config
 
 # Where an option is not called as the setting is.
 _OPTIONS = {"peers": "peer", "trusted_publishers": "trust"}
@@ -157,17 +152,11 @@ def _up(session: Session, **given: Any) -> None:
     except BadSetting as exc:
         option = _OPTIONS.get(exc.key, exc.key.replace("_", "-"))
         raise UsageError(f"--{option}: {exc.reason}", hint="see `peatnet up --help`") from exc
-    _import_run_node()(config)
-
-
-def _import_run_node() -> "Callable[[Config], None]":
-    """All that a node needs, after what was given has turned out to be right: this takes a second or so.
-
-    What imports make stays: looking through it thirty times meanwhile took a tenth of a start's CPU time.
-    """
+    # All that a node needs takes a second or so, so not before what was given has turned out to be right. What imports
+    # make stays: the collector would look through it again and again meanwhile, and find nothing.
     gc.disable()
     from peatnet.cli.run_node import run_node
 
     gc.freeze()
     gc.enable()
-    return run_node
+    run_node(config)

@@ -133,7 +133,7 @@ class Pace:
     def _usual_window(self, pipeline: int) -> int:
         settings = self._settings
         if not self.measured:
-            return min(pipeline, settings.first_window)
+            return settings.first_window
         away = self.round_trip
         if self.chunk_time * pipeline <= settings.brisk + away:
             return pipeline

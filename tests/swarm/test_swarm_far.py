@@ -146,6 +146,7 @@ def fetch_nearby(swarm: Swarm, now: float) -> float:
     """Have a source nearby send one chunk each 10 ms until all are here, and those elsewhere nothing; when that was."""
     asked = requests(join(swarm, "near", now=now), "near")
     while not swarm.complete:
+        assert now < 600, "it hangs"
         wakeup = swarm.next_wakeup()
         if asked:
             now += 0.01

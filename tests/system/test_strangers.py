@@ -350,8 +350,15 @@ LIES = {
 
 @pytest.mark.parametrize(
     "lie",
-    # All of them, and more, are told within one process, too: tests/net/blob_lies.py.
-    mostly_slow(LIES, "have: another size", "table: another one", "chunk: too short"),
+    # Lies of these kinds are told within one process, too: tests/net/blob_lies.py, of tables test_net_blobs.py, and any
+    # fields at all test_net_wire.py.
+    mostly_slow(
+        LIES,
+        "have: a chunk size of no bytes",
+        "have: another size",
+        "table: another one",
+        "chunk: too short",
+    ),
 )
 def test_a_holder_that_lies(
     target: Node, stranger: Stranger, model: Path, lie: dict[str, Any]
